@@ -173,7 +173,7 @@ fn every_kind_of_fact_survives_its_bytes() {
 #[test]
 fn reading_starts_only_at_a_reset_point() {
     let mut encoder = FrameEncoder::new();
-    let mut frames = vec![Vec::new(), Vec::new(), Vec::new()];
+    let mut frames = [Vec::new(), Vec::new(), Vec::new()];
     for (i, frame) in frames.iter_mut().enumerate() {
         encoder.encode(NOW, i == 2, &[Fact::Flushed { log_position: LogPosition(i as u64) }], frame);
     }
