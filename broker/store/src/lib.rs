@@ -7,4 +7,5 @@ pub mod disk;
 pub mod disk_os;
 pub mod disk_sim;
 pub mod error;
+pub mod journal;
 pub mod segment;
