@@ -69,7 +69,12 @@ pub struct CommitLog {
 
 impl CommitLog {
     /// Opens the log in `dir`. `epochs` are all epochs that ever stored into it, with the first byte each owns, rising.
-    pub fn open(disk: Arc<dyn Disk>, dir: &Path, segment_size_bytes: u64, epochs: Vec<(Epoch, LogPosition)>) -> Result<Self> {
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        segment_size_bytes: u64,
+        epochs: Vec<(Epoch, LogPosition)>,
+    ) -> Result<Self> {
         assert!(segment_size_bytes >= 2 * RECORD_LEN_MAX as u64 || cfg!(any(test, debug_assertions)));
         let config =
             SegmentConfig { dir: dir.to_path_buf(), segment_size_bytes, open_files_max: 64, allocate: false };
@@ -117,7 +122,12 @@ impl CommitLog {
     }
 
     /// Lays down the record announced by the last [`Self::place`]: `write` appends exactly the bytes it was announced with.
-    pub fn push(&mut self, topic: TopicIncarnation, lineage: Option<&Lineage>, write: impl FnOnce(&mut Vec<u8>)) {
+    pub fn push(
+        &mut self,
+        topic: TopicIncarnation,
+        lineage: Option<&Lineage>,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
         let Some((epoch, _)) = self.epochs.last().copied() else {
             unreachable!("an epoch is begun before the first append")
         };
@@ -181,7 +191,11 @@ impl CommitLog {
     }
 
     /// As [`Self::read`], knowing (nearly) how long the record is, so that one read suffices.
-    pub fn read_sized(&self, commitlog_offset: LogPosition, expected_len: usize) -> Result<Option<LoggedRecord>> {
+    pub fn read_sized(
+        &self,
+        commitlog_offset: LogPosition,
+        expected_len: usize,
+    ) -> Result<Option<LoggedRecord>> {
         let Some(start) = commitlog_offset.0.checked_sub(HEADER_LEN as u64) else { return Ok(None) };
         if start < self.chain.start_offset() || commitlog_offset.0 >= self.chain.end_offset() {
             return Ok(None);
