@@ -19,9 +19,15 @@ const PAGES_MAX: usize = 100;
 
 /// Metric names that tests compare with the API.
 pub mod metric {
+    /// By topic and group; the topics of no group have group `__none__`.
     pub const OPEN_LOSSES: &str = "losstrace_open_losses";
-    pub const LOSSES_TOTAL: &str = "losstrace_losses_total";
+    /// By verdict: the class.
+    pub const MESSAGES_LOST_TOTAL: &str = "losstrace_messages_lost_total";
+    /// By stage.
     pub const MESSAGES_TOTAL: &str = "losstrace_messages_total";
+    /// By topic: stored.
+    pub const TOPIC_MESSAGES_TOTAL: &str = "losstrace_topic_messages_total";
+    pub const DLQ_ARRIVALS_TOTAL: &str = "losstrace_dlq_arrivals_total";
 }
 
 /// Stages that a message sent, stored and consumed has reached, over the store and the group.
