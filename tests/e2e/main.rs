@@ -5,5 +5,6 @@ mod crash;
 mod cross;
 mod exposition;
 mod grpc;
+mod harness;
 mod remoting;
 mod scenario;

@@ -109,7 +109,7 @@ pub(crate) fn dead_letter(stand: &Stand, sdk: Sdk) -> Result<()> {
     let deliveries = stand.options.deliveries_max();
     let job = Job {
         fail_bodies: Some(String::from("bad-")),
-        max_reconsume: Some(stand.options.retry_max_times),
+        max_reconsume: Some(stand.options.retry_max),
         ..Job::consume(topic, group, 0)
     };
     let agent = stand.agent_api();

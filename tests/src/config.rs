@@ -2,31 +2,29 @@
 
 use crate::ports::Ports;
 
+const DELAY_LEVELS: usize = 18;
+
 /// What tests change; everything else stays at the product's defaults.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// `SYNC_FLUSH` or `ASYNC_FLUSH`, as RocketMQ spells it.
     pub flush_disk_type: &'static str,
-    /// Deliveries after the first until a message is dead-lettered (RocketMQ's `retryMaxTimes`).
-    pub retry_max_times: u32,
-    /// The 18 delay levels; tests make them short so that retries take seconds.
-    pub message_delay_level: &'static str,
+    /// Deliveries after the first until a message is dead-lettered.
+    pub retry_max: u32,
+    /// Every one of the 18 delay levels: tests make them short so that retries take seconds.
+    pub delay_level_ms: u32,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options {
-            flush_disk_type: "SYNC_FLUSH",
-            retry_max_times: 2,
-            message_delay_level: "1s 1s 1s 1s 1s 1s 1s 1s 1s 1s 1s 1s 1s 1s 1s 1s 1s 1s",
-        }
+        Options { flush_disk_type: "SYNC_FLUSH", retry_max: 2, delay_level_ms: 1_000 }
     }
 }
 
 impl Options {
     /// Deliveries of a message that is never consumed, the first included.
     pub fn deliveries_max(&self) -> u32 {
-        self.retry_max_times + 1
+        self.retry_max + 1
     }
 
     pub fn toml(&self, ports: &Ports) -> String {
@@ -41,8 +39,8 @@ impl Options {
              \n\
              [broker]\n\
              flush_disk_type = \"{}\"\n\
-             retry_max_times = {}\n\
-             message_delay_level = \"{}\"\n",
+             retry_max = {}\n\
+             delay_levels_ms = {:?}\n",
             ports.name_server.address(),
             ports.remoting.address(),
             ports.grpc.address(),
@@ -50,8 +48,24 @@ impl Options {
             ports.broker_http.address(),
             ports.feed.address(),
             self.flush_disk_type,
-            self.retry_max_times,
-            self.message_delay_level,
+            self.retry_max,
+            [self.delay_level_ms; DELAY_LEVELS],
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Options;
+    use crate::ports::Ports;
+
+    #[test]
+    fn the_file_is_toml_with_a_port_of_its_own_for_each_listener() {
+        let text = Options::default().toml(&Ports::claim().expect("free ports"));
+        let file: toml::Table = text.parse().expect("valid TOML");
+        let listen = file["listen"].as_table().expect("a table");
+        let addresses: std::collections::BTreeSet<_> = listen.values().filter_map(|v| v.as_str()).collect();
+        assert_eq!(addresses.len(), 6, "{text}");
+        assert_eq!(file["broker"]["delay_levels_ms"].as_array().map(Vec::len), Some(18));
     }
 }
