@@ -20,10 +20,10 @@ const TOPIC: &str = "orders";
 const GROUP: &str = "billing";
 const SENT: usize = 20;
 /// A scrape every second, and one more to be sure that it began after the traffic ended.
-const SCRAPE_LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const SCRAPE_LIMIT: Duration = Duration::from_secs(20);
 
 /// Traffic with an ordinary end: consumed, and its books closed.
-fn traffic(stand: &Stand) -> Result<()> {
+pub(crate) fn traffic(stand: &Stand) -> Result<()> {
     stand.create_topic(TOPIC)?;
     let sent = send(stand, PythonRemoting, &Job::produce(TOPIC, "order-", 20))?;
     consume(stand, PythonRemoting, &Job::consume(TOPIC, GROUP, 0), &bodies(&sent))?;
@@ -31,7 +31,7 @@ fn traffic(stand: &Stand) -> Result<()> {
     Ok(())
 }
 
-fn prometheus(stand: &Stand) -> Result<Prometheus> {
+pub(crate) fn prometheus(stand: &Stand) -> Result<Prometheus> {
     let targets =
         [("losstrace", stand.ports.agent_http.address()), ("broker", stand.ports.broker_http.address())];
     let rules = ["rules.yml", "alerts.yml"].map(|file| checkout().join("dashboards/prometheus").join(file));

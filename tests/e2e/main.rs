@@ -1,6 +1,7 @@
 //! End to end: the real binary, unmodified SDKs, a real Prometheus. Each test has a product of its own on ports of its
 //! own; how they are run in parallel is in `.config/nextest.toml`. See the `tests` crate for the harness.
 
+mod boards;
 mod crash;
 mod cross;
 mod exposition;
