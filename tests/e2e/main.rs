@@ -8,4 +8,5 @@ mod exposition;
 mod grpc;
 mod harness;
 mod remoting;
+mod reports;
 mod scenario;

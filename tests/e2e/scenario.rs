@@ -91,8 +91,9 @@ fn check_delivered_once(events: &Events, sent: &BTreeMap<String, String>) -> Res
 fn check_found_by_key(stand: &Stand, topic: &str, sent: &BTreeMap<String, String>) -> Result<()> {
     let agent = stand.agent_api();
     for (key, id) in sent.iter().take(3) {
+        let place = agent.message(id)?.place()?;
         let found = agent.find(topic, key)?;
-        ensure!(found.len() == 1, "key {key} finds {found:?}, not the one message {id}");
+        ensure!(found == BTreeSet::from([place]), "key {key} finds {found:?}, its message is at {place:?}");
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::http::{Answer, Http, encode};
 use crate::metrics::Metrics;
@@ -43,6 +43,7 @@ pub mod state {
 /// Classes that tests expect by name.
 pub mod class {
     pub const DEAD_LETTERED: &str = "dead-lettered";
+    pub const NEVER_STORED: &str = "never-stored";
 }
 
 /// The agent: API and metrics on one port.
@@ -97,10 +98,24 @@ impl AgentApi {
         self.http.get(&format!("/api/v1/messages/{}", encode(id)))
     }
 
-    /// Ids of the messages of a topic that carry a key.
-    pub fn find(&self, topic: &str, key: &str) -> Result<BTreeSet<String>> {
+    /// Where the messages of a topic that carry a key are stored.
+    pub fn find(&self, topic: &str, key: &str) -> Result<BTreeSet<Place>> {
         let path = format!("/api/v1/messages?topic={}&key={}", encode(topic), encode(key));
-        self.list(&path)?.iter().map(|item| text(item, "/id")).collect()
+        self.list(&path)?.iter().map(|item| place(item, "")).collect()
+    }
+
+    /// What a producer's outbox says: this id was sent to this topic, with this outcome.
+    pub fn report_sent(&self, id: &str, topic: &str, outcome: &str) -> Result<Answer> {
+        let body = json!({"sent": [{"id": id, "topic": topic, "outcome": outcome}]});
+        self.http.post("/api/v1/sent", &body)
+    }
+
+    /// An operator takes an incident in hand.
+    pub fn acknowledge(&self, incident: &str) -> Result<()> {
+        let body = json!({"operator": "tests", "note": "sent again"});
+        let answer = self.http.post(&format!("/api/v1/losses/{incident}/acknowledge"), &body)?;
+        ensure!(answer.status == 200, "acknowledge answers {}: {}", answer.status, answer.body);
+        Ok(())
     }
 
     /// The three books of one topic and one of its groups.
@@ -142,6 +157,7 @@ impl AgentApi {
     pub fn incidents(&self) -> Result<Vec<Incident>> {
         let read = |item: &Value| {
             Ok(Incident {
+                incident: text(item, "/incident")?,
                 class: text(item, "/class")?,
                 loss: flag(item, "/loss")?,
                 open: flag(item, "/open")?,
@@ -256,8 +272,7 @@ impl MessageLife {
         let reached = self.reached(group)?;
         let missing: Vec<&str> = STAGES.into_iter().filter(|stage| !reached.contains(*stage)).collect();
         ensure!(missing.is_empty(), "stages not reached: {missing:?} in {}", self.0);
-        let broken = self.0.pointer("/first_break").is_some_and(|broken| !broken.is_null());
-        ensure!(!broken, "a consumed message has a break: {}", self.0);
+        ensure!(self.first_break().is_none(), "a consumed message has a break: {}", self.0);
         Ok(())
     }
 
@@ -278,6 +293,11 @@ impl MessageLife {
         let found = text(self.group(group)?, "/state")?;
         ensure!(allowed.contains(&found.as_str()), "{group} has it as {found}, not {allowed:?}: {}", self.0);
         Ok(())
+    }
+
+    /// The first stage that broke, when one did.
+    pub fn first_break(&self) -> Option<&str> {
+        self.0.pointer("/first_break").and_then(Value::as_str)
     }
 
     /// Where it is stored.
@@ -341,6 +361,7 @@ impl Balance {
 /// One row of `losses`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Incident {
+    pub incident: String,
     pub class: String,
     /// Whether the class counts as loss.
     pub loss: bool,

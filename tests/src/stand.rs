@@ -72,7 +72,8 @@ impl Stand {
         let name = role.command();
         // One log per role, appended to over restarts: its story reads from top to bottom.
         let log = self.folder().join(format!("{name}.log"));
-        let mut command = self.losstrace(name)?;
+        let mut command = self.losstrace()?;
+        command.arg(name).arg("--data-dir").arg(self.data_dir()).arg("--config").arg(self.config());
         let mut process = Process::spawn(name, &mut command, log)?;
         if role != Role::Agent {
             wait::until_ok("the broker to be ready", READY_LIMIT, || {
@@ -94,10 +95,10 @@ impl Stand {
         self.start(Role::Up)
     }
 
-    /// A query command run to its end, such as `why ID` or `losses --output json`.
+    /// A query command run to its end, such as `why ID` or `losses --output json`, against the running agent.
     pub fn query(&self, arguments: &[&str]) -> Result<Output> {
-        let (name, rest) = arguments.split_first().context("a query command has a name")?;
-        Ok(self.losstrace(name)?.args(rest).output()?)
+        let server = format!("http://{}", self.ports.agent_http.address());
+        Ok(self.losstrace()?.args(arguments).args(["--server", &server]).output()?)
     }
 
     pub fn agent_api(&self) -> AgentApi {
@@ -130,9 +131,8 @@ impl Stand {
         self.number.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn losstrace(&self, name: &str) -> Result<Command> {
+    fn losstrace(&self) -> Result<Command> {
         let mut command = Command::new(binary()?);
-        command.arg(name).arg("--data-dir").arg(self.data_dir()).arg("--config").arg(self.config());
         // A developer's own settings must not reach the product under test.
         for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("LOSSTRACE_"))
         {
