@@ -4,6 +4,9 @@
 //! shared contract) and `store::{disk, segment, journal}` for its own logs.
 
 pub mod config;
+pub mod http;
 pub mod ingest;
+pub mod metrics;
 pub mod report;
 pub mod run;
+pub mod telemetry;
