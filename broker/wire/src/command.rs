@@ -6,13 +6,13 @@
 mod binary;
 mod json;
 
-use std::{borrow::Cow, fmt::Display};
+use std::borrow::Cow;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
     code,
-    fields::Fields,
+    fields::{FieldValue, Fields},
     frame::{Frame, HeaderType},
 };
 
@@ -101,8 +101,8 @@ pub struct Command {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
-    #[error("header is not the JSON of a command: {reason}")]
-    Json { reason: String },
+    #[error("header is not the JSON of a command: no {expected} at byte {at}")]
+    Json { at: usize, expected: &'static str },
     #[error("binary header ends inside {part}")]
     Truncated { part: &'static str },
     #[error("{part} is not UTF-8")]
@@ -158,7 +158,7 @@ impl Command {
         self
     }
 
-    pub fn with_field(mut self, name: &str, value: impl Display) -> Command {
+    pub fn with_field(mut self, name: &str, value: impl FieldValue) -> Command {
         self.fields.get_or_insert_with(Fields::new).push(name, value);
         self
     }

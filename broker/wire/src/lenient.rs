@@ -1,7 +1,7 @@
 //! Reads numbers, enums and lists the way Java's parser does: a number may come as text, an enum as its ordinal, a list as
 //! null. The C++ and JavaScript clients rely on it.
 //!
-//! Owns: that tolerance and nothing else. Called by: `command::json` and the bodies of `body`.
+//! Owns: that tolerance and nothing else. Called by: `header` and `body`.
 
 use std::{fmt, marker::PhantomData};
 

@@ -50,8 +50,7 @@ fn decode_fields(mut rest: &[u8]) -> Result<Option<Fields>, CommandError> {
         let name_len = i16::from_be_bytes(take_array(&mut rest, "field name")?);
         let name = take(&mut rest, i32::from(name_len), "field name")?;
         let value = take_long(&mut rest, "field value")?;
-        fields.push_name(text(name, "field name")?);
-        fields.push_value(text(value, "field value")?);
+        fields.push(text(name, "field name")?, text(value, "field value")?);
     }
     Ok(Some(fields))
 }

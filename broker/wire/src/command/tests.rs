@@ -143,7 +143,82 @@ fn refused_or_stable(frame: Frame) {
     assert_eq!(Command::decode(again), Ok(command));
 }
 
+/// Code, sorted fields, remark.
+type Parts = (i64, Option<Vec<(String, String)>>, Option<String>);
+
+/// What the general JSON parser makes of a header; `None` where we must refuse it.
+fn oracle(text: &str) -> Option<Parts> {
+    let json: serde_json::Value = serde_json::from_str(text).ok()?;
+    let map = json.as_object()?;
+    let fields = match map.get("extFields") {
+        None | Some(serde_json::Value::Null) => None,
+        Some(fields) => {
+            let mut entries: Vec<(String, String)> = Vec::new();
+            for (name, value) in fields.as_object()? {
+                match value {
+                    serde_json::Value::Null => {}
+                    serde_json::Value::String(text) => entries.push((name.clone(), text.clone())),
+                    serde_json::Value::Bool(_) | serde_json::Value::Number(_) => {
+                        entries.push((name.clone(), value.to_string()));
+                    }
+                    _ => return None,
+                }
+            }
+            entries.sort();
+            Some(entries)
+        }
+    };
+    let remark = match map.get("remark") {
+        None | Some(serde_json::Value::Null) => None,
+        Some(remark) => Some(remark.as_str()?.to_owned()),
+    };
+    Some((map.get("code")?.as_i64()?, fields, remark))
+}
+
+fn any_header_text() -> impl Strategy<Value = String> {
+    let text = prop_oneof!["[a-c\u{1}\u{2}\\\\\"/\n\té😀]{0,6}", ".{0,6}"];
+    let string = text.prop_map(|text| serde_json::Value::from(text).to_string());
+    let unicode =
+        "\"(\\\\u[0-9a-fD]{4}|\\\\u[dD][89ab][0-9A-F]{2}\\\\u[dD][c-f][0-9a-f]{2}|\\\\[nrtbf/x]){0,3}\"";
+    let scalar = prop_oneof![
+        4 => string,
+        2 => unicode,
+        1 => "null|true|false|nul|tru",
+        1 => "0|-?[1-9][0-9]{0,6}|-?0[0-9]|[0-9]{1,3}-|-",
+        1 => "\\[1, \\{\\}\\]|\\{\\}|\\[",
+    ];
+    let name = "\"[a-z]{1,3}\"";
+    let space = "[ \n\t]?";
+    let fields = prop::collection::vec((name, space, scalar.clone()), 0..4).prop_map(|entries| {
+        let mut names = std::collections::BTreeSet::new();
+        let unique = entries.into_iter().filter(|(name, _, _)| names.insert(name.clone()));
+        let list: Vec<_> =
+            unique.map(|(name, space, value)| format!("{space}{name}{space}:{space}{value}")).collect();
+        format!("{{{}}}", list.join(","))
+    });
+    let end = prop_oneof![9 => Just("}"), 1 => Just(""), 1 => Just("} }"), 1 => Just(",}")];
+    (scalar.clone(), prop_oneof![4 => fields.boxed(), 1 => scalar.boxed()], space, end).prop_map(
+        |(other, fields, space, end)| {
+            format!("{space}{{\"code\":7,{space}\"x\":{other}{space},\"extFields\":{fields},\"remark\":{other}{end}")
+        },
+    )
+}
+
 proptest! {
+    #[test]
+    fn json_reads_as_the_general_parser_reads_it(text in any_header_text()) {
+        let ours = Command::decode(frame(HeaderType::Json, text.as_bytes())).ok().map(|command| {
+            let fields = command.fields.map(|fields| {
+                let mut entries: Vec<_> =
+                    fields.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+                entries.sort();
+                entries
+            });
+            (i64::from(command.code), fields, command.remark.map(Cow::into_owned))
+        });
+        prop_assert_eq!(ours, oracle(&text), "{}", text);
+    }
+
     #[test]
     fn commands_round_trip(command in any_command()) {
         let mut out = BytesMut::new();
