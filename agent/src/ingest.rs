@@ -5,7 +5,8 @@
 //! decided by the intake alone: whatever goes wrong, the pump is told where to go on.
 
 pub mod feed;
-// pub mod intake;
+pub mod held;
+pub mod intake;
 pub mod pump;
 
 use bytes::Bytes;
