@@ -5,10 +5,14 @@
 
 pub mod checkpoint;
 pub mod commit_log;
+pub mod consume_queue;
 pub mod disk;
 pub mod disk_os;
 pub mod disk_sim;
+pub mod disk_undo;
 pub mod error;
 pub mod folder;
+pub mod index;
 pub mod journal;
+pub mod retention;
 pub mod segment;
