@@ -17,6 +17,7 @@ use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use store::disk::{Disk, DiskFile};
 
 /// Page cache of sled; it takes more than it is told, so it is told little.
@@ -25,6 +26,9 @@ const CACHE_BYTES: u64 = 16 << 20;
 const FLUSH_EVERY_MS: u64 = 500;
 /// Damaged ledgers that are kept for a look.
 const SET_ASIDE_MAX: usize = 3;
+/// How often and how long a closing ledger is waited for.
+const UNLOCK_TRIES: u32 = 60;
+const UNLOCK_WAIT: Duration = Duration::from_millis(50);
 const DIGEST_KEY: &[u8] = b"\xffdigest";
 const FORMAT_KEY: &[u8] = b"\xffformat";
 const FORMAT: &[u8] = b"losstrace ledger 1";
@@ -51,6 +55,7 @@ pub fn open(disk: &dyn Disk, dir: &Path, wall_ms: u64) -> Result<OpenedLedger, L
     let mut rebuilt = None;
     let opened = match guarded(|| open_checked(dir)) {
         Ok(opened) => opened,
+        Err(LedgerError::InUse(text)) => return Err(LedgerError::InUse(text)),
         Err(error) => {
             set_aside(dir, wall_ms)?;
             rebuilt = Some(error.to_string());
@@ -78,13 +83,7 @@ fn open_checked(dir: &Path) -> Result<Checked, LedgerError> {
     remove_half_snapshots(dir)?;
     let file = dir.join("db");
     let is_new = fs::metadata(&file).map_or(true, |meta| meta.len() == 0);
-    let db = sled::Config::new()
-        .path(dir)
-        .mode(sled::Mode::LowSpace)
-        .cache_capacity(CACHE_BYTES)
-        .flush_every_ms(Some(FLUSH_EVERY_MS))
-        .open()
-        .map_err(|error| from_sled(&error))?;
+    let db = open_unlocked(dir)?;
     let db_file = File::open(&file).map_err(|error| io(&file, &error))?;
     db_file.sync_all().map_err(|error| io(&file, &error))?;
     for folder in [Some(dir), dir.parent()].into_iter().flatten() {
@@ -95,6 +94,26 @@ fn open_checked(dir: &Path) -> Result<Checked, LedgerError> {
         return Err(LedgerError::Damaged("values outside the log".into()));
     }
     Ok(Checked { db_file, rows: checked.0, hashes: checked.1, digest: checked.2, db })
+}
+
+/// A ledger closed a moment ago in this process is let go by sled's own threads only a little later. We hold our own lock, so
+/// it can be nobody else.
+fn open_unlocked(dir: &Path) -> Result<sled::Db, LedgerError> {
+    let config = sled::Config::new()
+        .path(dir)
+        .mode(sled::Mode::LowSpace)
+        .cache_capacity(CACHE_BYTES)
+        .flush_every_ms(Some(FLUSH_EVERY_MS));
+    for _ in 0..UNLOCK_TRIES {
+        match config.open() {
+            Ok(db) => return Ok(db),
+            Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") => {
+                std::thread::park_timeout(UNLOCK_WAIT);
+            }
+            Err(error) => return Err(from_sled(&error)),
+        }
+    }
+    Err(LedgerError::InUse(dir.display().to_string()))
 }
 
 type CheckedRows = (Vec<Row>, HashMap<Vec<u8>, u64>, Digest);

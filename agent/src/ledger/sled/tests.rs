@@ -86,7 +86,7 @@ fn a_foreign_blob_or_format_is_not_trusted() {
     let dir = root.path().join("ledger");
     filled(&dir, 2);
     {
-        let db = sled::open(&dir).unwrap();
+        let db = open_unlocked(&dir).unwrap();
         db.insert(FORMAT_KEY, seal(FORMAT_KEY, b"losstrace ledger 99")).unwrap();
         db.flush().unwrap();
     }
@@ -102,7 +102,7 @@ fn a_row_taken_out_or_put_in_behind_our_back_is_noticed() {
         let dir = root.path().join("ledger");
         filled(&dir, 3);
         {
-            let db = sled::open(&dir).unwrap();
+            let db = open_unlocked(&dir).unwrap();
             let some = model(3).into_iter().next().unwrap().0;
             if tamper {
                 db.remove(&some).unwrap();
