@@ -25,7 +25,7 @@ async function produce() {
     message.keys = [body];
     const result = await producer.send(message);
     return {
-      ok: result.sendStatus === 'SEND_OK', id: result.msgId, queue: result.messageQueue.queueId,
+      ok: result.sendStatus === 'SEND_OK', id: result.msgId, queue: Number(result.messageQueue.queueId),
       offset: result.queueOffset, status: result.sendStatus === 'SEND_OK' ? 'OK' : result.sendStatus,
     };
   }, Math.max(TRIES, job.attempts));

@@ -3,6 +3,9 @@
 Producer: sync send with three tries, and the result checked. Push consumer: CONSUME_SUCCESS or RECONSUME_LATER by
 the body. The package's own `subscribe` is not used: it raises out of its C callback when the listener raises, and
 ctypes then answers 0, which is CONSUME_SUCCESS, so that a failure could never be shown.
+
+All messages of one pull are one batch to this core, whatever its batch size is set to: the first that is refused ends
+the batch, and all of it is sent back, consumed or not.
 """
 
 from events import main

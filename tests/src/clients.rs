@@ -109,7 +109,7 @@ impl Job {
 }
 
 /// One line of a client. Which fields are there depends on `event`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 pub struct Event {
     pub event: String,
     #[serde(default)]
@@ -124,6 +124,17 @@ pub struct Event {
     pub tag: Option<String>,
     #[serde(default)]
     pub keys: Vec<String>,
+}
+
+impl Event {
+    /// A line that cannot be read is an error of the run: dropped events would make a test blind.
+    fn read(line: &str) -> Event {
+        serde_json::from_str(line).unwrap_or_else(|error| Event {
+            event: String::from("error"),
+            error: Some(format!("{error} in `{line}`")),
+            ..Event::default()
+        })
+    }
 }
 
 /// Everything a client said, with the questions tests ask of it.
@@ -216,8 +227,8 @@ impl Client {
         let reader = thread::spawn(move || {
             for line in lines.map_while(std::io::Result::ok) {
                 // A native SDK may print on its own; only JSON lines are ours.
-                if let Ok(event) = serde_json::from_str(&line) {
-                    lock(&sink).0.push(event);
+                if line.starts_with('{') {
+                    lock(&sink).0.push(Event::read(&line));
                 }
             }
         });
@@ -311,4 +322,15 @@ impl Drop for Client {
 
 fn lock(events: &Mutex<Events>) -> MutexGuard<'_, Events> {
     events.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Event;
+
+    #[test]
+    fn an_unreadable_line_is_an_error_of_the_run() {
+        assert_eq!(Event::read("{\"event\":\"ready\"}").event, "ready");
+        assert_eq!(Event::read("{\"event\":\"sent\",\"queue\":\"1\"}").event, "error");
+    }
 }
