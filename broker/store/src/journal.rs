@@ -335,10 +335,9 @@ impl Journal {
             // Unlisted first, so that no reader finds a name without a file.
             let first = self.view.segments().remove(0);
             self.view.disk.remove(&self.view.path(first.number))?;
-            freed += first.len;
-        }
-        if keep > 0 {
+            // One by one: a power cut must not bring back an older segment without a newer one.
             self.view.disk.sync_dir(&self.config.dir)?;
+            freed += first.len;
         }
         Ok(freed)
     }

@@ -300,17 +300,12 @@ impl SegmentChain {
     /// leaves a chain without a gap.
     pub fn truncate_at(&mut self, position: u64) -> Result<()> {
         assert!(position >= self.start_offset(), "truncating below the start would invent bytes");
-        let mut removed = false;
         // The first file stays, empty if need be: its name is what remembers the position.
         while let Some(last) = self.segments.back().copied().filter(|last| last.start >= position)
             && self.segments.len() > 1
         {
             self.remove_file(last.start)?;
             self.segments.pop_back();
-            removed = true;
-        }
-        if removed {
-            self.disk.sync_dir(&self.config().dir)?;
         }
         if let Some(last) = self.segments.back().copied()
             && last.end > position
@@ -334,11 +329,8 @@ impl SegmentChain {
             self.segments.pop_front();
             removed.push(first);
         }
-        if !removed.is_empty() {
-            self.disk.sync_dir(&self.config().dir)?;
-            let start = self.start_offset();
-            self.gaps.retain(|gap| gap.end > start);
-        }
+        let start = self.start_offset();
+        self.gaps.retain(|gap| gap.end > start);
         Ok(removed)
     }
 
@@ -407,11 +399,14 @@ impl SegmentChain {
         Ok(file)
     }
 
+    /// Removes one file, durably: were two removals pending at once, a power cut could undo the first and keep the
+    /// second, and leave a gap that looks like loss.
     fn remove_file(&mut self, start: u64) -> Result<()> {
         let path = self.reader.path(start);
         self.reader.cache().forget(&path);
         self.dirty.remove(&start);
-        self.disk.remove(&path)
+        self.disk.remove(&path)?;
+        self.disk.sync_dir(&self.config().dir)
     }
 }
 

@@ -201,6 +201,21 @@ fn a_torn_tail_is_reported_and_a_frame_of_another_place_is_not_believed() {
 }
 
 #[test]
+fn a_frame_of_another_incarnation_is_not_believed() {
+    let disk = SimDisk::new();
+    let (mut journal, _) = open(&disk, 1);
+    fill(&mut journal, 2, 20);
+    journal.write().unwrap();
+    let file = disk.open(Path::new("/j/00000000000000000000"), OpenMode::Existing).unwrap();
+    let other = SegmentHeader { incarnation: incarnation(5), first_sequence: 1, created_wall_ms: 7 };
+    file.write_all_at(&other.encode(), 0).unwrap();
+    disk.kill();
+    let (journal, report) = open(&disk, 2);
+    assert_eq!(report.cut, [CutTail { after: at(5, 0), bytes: 50 }]);
+    assert_eq!(drain(&mut journal.view().read_all().unwrap()), [Item::Closed(5, 0, false)]);
+}
+
+#[test]
 fn segments_with_unreadable_headers_are_kept_and_reported() {
     let disk = SimDisk::new();
     let (mut journal, _) = open(&disk, 1);
