@@ -55,4 +55,6 @@ pub enum Request {
     Query(Query, ReplyFn<Answer<QueryAnswer>>),
     /// Create or change a topic.
     ConfigureTopic(ConfigureTopic, ReplyFn<Answer<()>>),
+    /// Look at the core between two turns, when every fact is in the journal (feed, metrics).
+    Look(Box<dyn FnOnce(&mut crate::core::Core, lifecycle::clock::Now) + Send>),
 }

@@ -54,7 +54,10 @@ impl CoreHandle {
     }
 
     /// Asks and waits for the answer.
-    pub async fn call<T: Send + 'static>(&self, request: impl FnOnce(ReplyFn<T>) -> Request) -> Result<T, NotTaken> {
+    pub async fn call<T: Send + 'static>(
+        &self,
+        request: impl FnOnce(ReplyFn<T>) -> Request,
+    ) -> Result<T, NotTaken> {
         let (sender, receiver) = oneshot::channel();
         // the caller may have gone: then nobody misses the answer
         self.submit(request(Box::new(move |answer| drop(sender.send(answer)))))?;

@@ -150,10 +150,19 @@ impl CommitLog {
         head.copy_from_slice(&header.encode(position, epoch, body));
     }
 
-    /// Gives up what was laid down since `end` (after a failed write, or a refused batch).
-    pub fn discard_pending(&mut self, end: LogPosition) {
-        let keep = end.0.saturating_sub(self.chain.end_offset());
-        self.pending.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
+    /// Gives up what was laid down since `end` (after a failed write, or a refused request): as if it had never been. Closing
+    /// a segment may have written a part of it; that is cut off again.
+    pub fn discard_from(&mut self, end: LogPosition) -> Result<()> {
+        match end.0.checked_sub(self.chain.end_offset()) {
+            Some(keep) => {
+                self.pending.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
+                Ok(())
+            }
+            None => {
+                self.pending.clear();
+                self.chain.truncate_at(end.0)
+            }
+        }
     }
 
     /// Hands everything laid down to the operating system, in one write.

@@ -103,7 +103,7 @@ fn a_full_disk_keeps_the_turn_pending_and_can_be_given_up() {
     disk.set_faults(crate::disk_sim::SimFaults { no_space_after_bytes: Some(0), ..Default::default() });
     append(&mut log, &body(2), None);
     assert!(matches!(log.write().unwrap_err().kind, ErrorKind::NoSpace));
-    log.discard_pending(end);
+    log.discard_from(end).unwrap();
     disk.set_faults(Default::default());
     assert_eq!(log.end(), end);
     let at = append(&mut log, &body(3), None);

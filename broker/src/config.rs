@@ -1,0 +1,221 @@
+//! Owns the broker's settings: defaults with their reasons, and the check that reports every problem at once.
+
+use serde::Deserialize;
+use std::net::SocketAddr;
+
+/// Settings of the broker. RocketMQ's names where it has them, in our spelling.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Name of the replica group.
+    pub broker_name: String,
+    /// Name of the cluster, as operators' tools list it.
+    pub cluster: String,
+    /// When a send is answered: `ASYNC_FLUSH` after the operating system has it (RocketMQ's default), `SYNC_FLUSH` after the
+    /// disk has it.
+    pub flush_disk_type: FlushDiskType,
+    /// How long a SYNC_FLUSH send waits before it is answered FLUSH_DISK_TIMEOUT, ms.
+    pub sync_flush_timeout_ms: u64,
+    /// Under ASYNC_FLUSH: longest time before written bytes are flushed, ms.
+    pub flush_interval_ms: u64,
+    /// Longest time before journal frames are flushed, ms.
+    pub journal_flush_interval_ms: u64,
+    /// Create a topic at its first send.
+    pub auto_create_topics: bool,
+    /// Create a group at its first heartbeat or pull.
+    pub auto_create_groups: bool,
+    /// Queues of a topic nobody configured.
+    pub default_queues: u32,
+    /// Largest body of a message, bytes.
+    pub max_body_bytes: usize,
+    /// Attempts after the first before a message is dead, for groups nobody configured.
+    pub retry_max: u32,
+    /// Delay of each delay level, ms; level 1 is the first.
+    pub delay_levels_ms: Vec<u64>,
+    /// Longest time a message may be delayed, ms.
+    pub delay_max_ms: u64,
+    /// Messages older than this are deleted, ms (RocketMQ: fileReservedTime, 72 h).
+    pub retention_ms: u64,
+    /// Above this share of the disk in use the oldest messages are deleted whatever their age, percent.
+    pub disk_clean_percent: u8,
+    /// Above this share sends are refused, percent.
+    pub disk_refuse_percent: u8,
+    /// How often retention looks, ms.
+    pub retention_interval_ms: u64,
+    /// Size of a commit-log segment, bytes. Retention deletes whole segments.
+    pub segment_bytes: u64,
+    /// Longest time between snapshots of the state, ms; also taken after `snapshot_log_bytes`.
+    pub snapshot_interval_ms: u64,
+    /// Log bytes between snapshots: bounds how much a restart reads.
+    pub snapshot_log_bytes: u64,
+    /// A client not heard of for this long is gone, ms (RocketMQ: 120 s).
+    pub client_timeout_ms: u64,
+    /// State facts in the journal. Off only to measure what tracking costs: without it nothing can be traced.
+    pub journal: bool,
+}
+
+/// RocketMQ's flushDiskType.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum FlushDiskType {
+    /// Answer when the disk has it.
+    #[serde(rename = "SYNC_FLUSH")]
+    Sync,
+    /// Answer when the operating system has it.
+    #[serde(rename = "ASYNC_FLUSH")]
+    Async,
+}
+
+impl FlushDiskType {
+    /// RocketMQ's name for it.
+    pub fn text(self) -> &'static str {
+        match self {
+            FlushDiskType::Sync => "SYNC_FLUSH",
+            FlushDiskType::Async => "ASYNC_FLUSH",
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        const SECOND: u64 = 1_000;
+        const MINUTE: u64 = 60 * SECOND;
+        const HOUR: u64 = 60 * MINUTE;
+        let minutes = (1..=10).map(|n| n * MINUTE);
+        let mut delay_levels_ms = vec![SECOND, 5 * SECOND, 10 * SECOND, 30 * SECOND];
+        delay_levels_ms.extend(minutes);
+        delay_levels_ms.extend([20 * MINUTE, 30 * MINUTE, HOUR, 2 * HOUR]);
+        Config {
+            broker_name: "losstrace".into(),
+            cluster: "DefaultCluster".into(),
+            flush_disk_type: FlushDiskType::Async,
+            sync_flush_timeout_ms: 5 * SECOND,
+            flush_interval_ms: 500,
+            journal_flush_interval_ms: 100,
+            auto_create_topics: true,
+            auto_create_groups: true,
+            default_queues: 8,
+            max_body_bytes: 4 * 1024 * 1024,
+            retry_max: crate::state::RETRY_MAX_DEFAULT,
+            delay_levels_ms,
+            delay_max_ms: 72 * HOUR,
+            retention_ms: 72 * HOUR,
+            disk_clean_percent: 85,
+            disk_refuse_percent: 90,
+            retention_interval_ms: 10 * SECOND,
+            segment_bytes: 256 * 1024 * 1024,
+            snapshot_interval_ms: 30 * SECOND,
+            snapshot_log_bytes: 256 * 1024 * 1024,
+            client_timeout_ms: 120 * SECOND,
+            journal: true,
+        }
+    }
+}
+
+/// One thing wrong with the settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The setting, as written in the file.
+    pub key: &'static str,
+    /// What is wrong, and what would be right.
+    pub what: String,
+}
+
+impl Config {
+    /// Every problem of these settings; empty when they are fine.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut found = Vec::new();
+        let mut check = |ok: bool, key: &'static str, what: &str| {
+            if !ok {
+                found.push(Problem { key, what: what.to_owned() });
+            }
+        };
+        check(valid_name(&self.broker_name), "broker_name", "must be 1 to 127 letters, digits, '-' or '_'");
+        check(valid_name(&self.cluster), "cluster", "must be 1 to 127 letters, digits, '-' or '_'");
+        check(self.sync_flush_timeout_ms >= 1, "sync_flush_timeout_ms", "must be at least 1");
+        check((1..=60_000).contains(&self.flush_interval_ms), "flush_interval_ms", "must be 1 to 60000");
+        let journal_interval = 1..=10_000;
+        check(
+            journal_interval.contains(&self.journal_flush_interval_ms),
+            "journal_flush_interval_ms",
+            "must be 1 to 10000",
+        );
+        check((1..=1024).contains(&self.default_queues), "default_queues", "must be 1 to 1024");
+        let body = 1..=4 * 1024 * 1024;
+        check(body.contains(&self.max_body_bytes), "max_body_bytes", "must be 1 to 4194304");
+        check(self.retry_max <= 1000, "retry_max", "must be at most 1000");
+        let levels = !self.delay_levels_ms.is_empty() && self.delay_levels_ms.len() <= 64;
+        check(levels, "delay_levels_ms", "must name 1 to 64 levels");
+        check(self.retention_ms >= 1000, "retention_ms", "must be at least 1000");
+        let order = self.disk_clean_percent <= self.disk_refuse_percent && self.disk_refuse_percent <= 100;
+        check(order, "disk_clean_percent", "must not be above disk_refuse_percent, nor that above 100");
+        check(self.segment_bytes >= 64 * 1024, "segment_bytes", "must be at least 65536");
+        let fits = self.segment_bytes >= 2 * (self.max_body_bytes as u64 + 64 * 1024);
+        check(fits, "segment_bytes", "must hold two of the largest messages (2 x (max_body_bytes + 64 KiB))");
+        check(self.snapshot_interval_ms >= 100, "snapshot_interval_ms", "must be at least 100");
+        check(self.client_timeout_ms >= 1000, "client_timeout_ms", "must be at least 1000");
+        found
+    }
+
+    /// The settings that decide what can be lost, by the names operators know; stated at every epoch.
+    pub fn promises(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("flushDiskType", self.flush_disk_type.text().to_owned()),
+            ("brokerRole", "ASYNC_MASTER".to_owned()),
+            ("fileReservedTimeMs", self.retention_ms.to_string()),
+            ("diskCleanPercent", self.disk_clean_percent.to_string()),
+            ("flushIntervalMs", self.flush_interval_ms.to_string()),
+            ("journalFlushIntervalMs", self.journal_flush_interval_ms.to_string()),
+            ("retryMaxTimes", self.retry_max.to_string()),
+            ("autoCreateTopicEnable", self.auto_create_topics.to_string()),
+        ]
+    }
+}
+
+fn valid_name(name: &str) -> bool {
+    (1..=127).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+}
+
+/// Where the broker listens. Loopback by default: nothing here asks who you are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// Built-in name server.
+    pub name_server: SocketAddr,
+    /// Remoting 4.x.
+    pub remoting: SocketAddr,
+    /// gRPC v2.
+    pub grpc: SocketAddr,
+    /// Metrics and health.
+    pub http: SocketAddr,
+    /// Feed of facts; `None` when the agent runs in this process.
+    pub feed: Option<SocketAddr>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_fine_and_every_problem_is_reported_at_once() {
+        assert_eq!(Config::default().problems(), vec![]);
+        let bad = Config {
+            broker_name: "a b".into(),
+            default_queues: 0,
+            disk_clean_percent: 99,
+            segment_bytes: 1,
+            ..Config::default()
+        };
+        let keys: Vec<_> = bad.problems().into_iter().map(|p| p.key).collect();
+        assert_eq!(
+            keys,
+            ["broker_name", "default_queues", "disk_clean_percent", "segment_bytes", "segment_bytes"]
+        );
+    }
+
+    #[test]
+    fn apache_has_eighteen_delay_levels() {
+        let levels = Config::default().delay_levels_ms;
+        assert_eq!(levels.len(), 18);
+        assert_eq!((levels[0], levels[2], levels[17]), (1_000, 10_000, 7_200_000));
+    }
+}

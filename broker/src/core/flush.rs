@@ -1,0 +1,320 @@
+//! When bytes go to the disk, and what waits for it. Flushing itself happens elsewhere: a turn gives orders, later turns hear
+//! that they are done. One order of each kind is under way at a time, so one flush covers everything that gathered meanwhile.
+
+use super::Core;
+use super::snapshot::{Job, JobDone};
+use crate::api::{Answer, ReplyFn, SendStatus, StoredAt};
+use crate::config::FlushDiskType;
+use lifecycle::clock::Now;
+use lifecycle::fact::{AnswerClass, Fact};
+use lifecycle::identity::{LogPosition, QueueKey};
+use lifecycle::position::Position;
+use std::collections::{BTreeMap, VecDeque};
+use store::error::Result as StoreResult;
+use store::journal::JournalSync;
+use store::segment::SyncBatch;
+
+/// Fewest messages a reservation covers.
+pub(crate) const RESERVATION_MIN: u64 = 256;
+
+/// Flushes to start.
+#[derive(Default)]
+pub struct FlushOrders {
+    /// The commit log up to the batch's end.
+    pub log: Option<SyncBatch>,
+    /// The journal up to the batch's position.
+    pub journal: Option<JournalSync>,
+    /// Slow work for another thread.
+    pub jobs: Vec<Job>,
+}
+
+/// A flush is over.
+pub enum FlushDone {
+    /// The commit log is on disk up to here.
+    Log(StoreResult<u64>),
+    /// The journal is on disk up to here.
+    Journal(StoreResult<Position>),
+    /// Slow work.
+    Job(JobDone),
+}
+
+/// Sends whose answer waits for the disk.
+struct Awaiting {
+    log_end: LogPosition,
+    deadline_ms: u64,
+    first_ordinal: u64,
+    stored: Vec<StoredAt>,
+    reply: ReplyFn<Answer<Vec<StoredAt>>>,
+}
+
+/// Answers that wait for room in the reservation.
+struct Held {
+    first_ordinal: u64,
+    stored: Vec<StoredAt>,
+    reply: ReplyFn<Answer<Vec<StoredAt>>>,
+    class: AnswerClass,
+}
+
+/// The flushing side of the core.
+#[derive(Default)]
+pub(super) struct FlushState {
+    pub(super) journal_blocked: bool,
+    pub(super) unflushed_messages: u64,
+    log_under_way: bool,
+    journal_under_way: bool,
+    log_flushed: LogPosition,
+    last_log_flush_ms: u64,
+    last_journal_flush_ms: u64,
+    awaiting: VecDeque<Awaiting>,
+    held: VecDeque<Held>,
+    /// Readable end of queues whose newest messages are not on disk yet (SYNC_FLUSH).
+    hidden: BTreeMap<QueueKey, u64>,
+    /// What becomes readable when the log is flushed up to a position.
+    showing: VecDeque<(LogPosition, QueueKey, u64)>,
+    /// Messages answered since the cut of the last finished journal flush, and since the cut of the one under way.
+    answered_since_flush: u64,
+    answered_since_cut: u64,
+    /// The reservation that is on disk, and the one last stated.
+    allowed: u64,
+    stated: u64,
+    /// The last frame that is on disk.
+    journal_flushed: u64,
+    /// The last frame covered by an ordered flush.
+    journal_cut: u64,
+}
+
+impl FlushState {
+    pub(super) fn new(flushed: LogPosition, now: Now) -> Self {
+        FlushState {
+            log_flushed: flushed,
+            last_log_flush_ms: now.mono_ms,
+            last_journal_flush_ms: now.mono_ms,
+            allowed: RESERVATION_MIN,
+            stated: RESERVATION_MIN,
+            ..Default::default()
+        }
+    }
+
+    /// When a turn must run because of flushing. What is under way ends with a turn of its own.
+    pub(super) fn next_due_ms(
+        &self,
+        config: &crate::config::Config,
+        log_end: LogPosition,
+        frames: u64,
+    ) -> Option<u64> {
+        let deadline = self.awaiting.front().map(|a| a.deadline_ms);
+        let log = (log_end > self.log_flushed && !self.log_under_way)
+            .then_some(self.last_log_flush_ms + config.flush_interval_ms);
+        let journal = (frames > self.journal_cut && !self.journal_under_way)
+            .then_some(self.last_journal_flush_ms + config.journal_flush_interval_ms);
+        [deadline, log, journal].into_iter().flatten().min()
+    }
+
+    pub(super) fn log_is_flushed(&self, end: LogPosition) -> bool {
+        self.log_flushed >= end
+    }
+
+    pub(super) fn log_flushed_to(&self) -> LogPosition {
+        self.log_flushed
+    }
+
+    pub(super) fn journal_flushed_to(&self) -> u64 {
+        self.journal_flushed
+    }
+
+    pub(super) fn journal_is_flushed(&self, sequence: u64) -> bool {
+        self.journal_flushed >= sequence
+    }
+
+    /// One past the highest readable offset.
+    pub(super) fn readable_end(&self, queue: QueueKey, max_offset: u64) -> u64 {
+        self.hidden.get(&queue).copied().unwrap_or(max_offset)
+    }
+}
+
+impl Core {
+    /// Answers a send whose records are stored: now, or when the disk has them.
+    pub(super) fn answer_send(
+        &mut self,
+        now: Now,
+        stored: Vec<StoredAt>,
+        first_ordinal: u64,
+        log_end: LogPosition,
+        waits: bool,
+        reply: ReplyFn<Answer<Vec<StoredAt>>>,
+    ) {
+        if waits && self.config.flush_disk_type == FlushDiskType::Sync {
+            let deadline_ms = now.mono_ms + self.config.sync_flush_timeout_ms;
+            self.flush.awaiting.push_back(Awaiting { log_end, deadline_ms, first_ordinal, stored, reply });
+        } else {
+            self.answer_stored(Held { first_ordinal, stored, reply, class: AnswerClass::Buffered });
+        }
+    }
+
+    /// Under SYNC_FLUSH a stored message is hidden from readers until the disk has it.
+    pub(super) fn hide_until_flushed(&mut self, queue: QueueKey, queue_offset: u64, log_end: LogPosition) {
+        if self.config.flush_disk_type == FlushDiskType::Sync {
+            self.flush.hidden.entry(queue).or_insert(queue_offset);
+            self.flush.showing.push_back((log_end, queue, queue_offset + 1));
+        }
+    }
+
+    fn answer_stored(&mut self, held: Held) {
+        let count = held.stored.len() as u64;
+        let used = self.flush.answered_since_flush;
+        if self.config.journal && used > 0 && used + count > self.flush.allowed {
+            self.flush.held.push_back(held);
+            return;
+        }
+        self.flush.answered_since_flush += count;
+        self.flush.answered_since_cut += count;
+        self.trace.answered(&mut self.state, held.first_ordinal, count, held.class);
+        self.answer(held.reply, Ok(held.stored));
+    }
+
+    /// Hears that a flush is over.
+    pub(super) fn flush_done(&mut self, now: Now, done: FlushDone) {
+        match done {
+            FlushDone::Log(Ok(end)) => {
+                self.flush.log_under_way = false;
+                self.counters.log_flushes_total += 1;
+                self.log_flushed(LogPosition(end));
+            }
+            FlushDone::Journal(Ok(position)) => {
+                self.flush.journal_under_way = false;
+                self.counters.journal_flushes_total += 1;
+                self.flush.journal_flushed = position.sequence;
+                self.flush.answered_since_flush = self.flush.answered_since_cut;
+                self.flush.allowed = self.flush.stated;
+                self.trace.state_later(Fact::JournalFlushed { sequence: position.sequence });
+                self.flush.last_journal_flush_ms = now.mono_ms;
+                for held in std::mem::take(&mut self.flush.held) {
+                    self.answer_stored(held);
+                }
+            }
+            FlushDone::Job(done) => self.job_done(done),
+            // never retried: what the failed call dropped from memory, a second one would not report
+            FlushDone::Log(Err(error)) | FlushDone::Journal(Err(error)) => self.stop(error),
+        }
+    }
+
+    fn log_flushed(&mut self, end: LogPosition) {
+        if end <= self.flush.log_flushed {
+            return;
+        }
+        self.flush.log_flushed = end;
+        if self.flush.unflushed_messages > 0 {
+            self.state(Fact::Flushed { log_position: end });
+        }
+        self.flush.unflushed_messages = if self.log.end() > end { self.flush.unflushed_messages } else { 0 };
+        while self.flush.awaiting.front().is_some_and(|a| a.log_end <= end) {
+            let Some(a) = self.flush.awaiting.pop_front() else { break };
+            self.answer_stored(Held {
+                first_ordinal: a.first_ordinal,
+                stored: a.stored,
+                reply: a.reply,
+                class: AnswerClass::Flushed,
+            });
+        }
+        self.show(end);
+    }
+
+    fn show(&mut self, end: LogPosition) {
+        while let Some((log_end, queue, readable)) = self.flush.showing.front().copied() {
+            if log_end > end {
+                break;
+            }
+            self.flush.showing.pop_front();
+            if readable >= self.state.bounds(queue).max_offset {
+                self.flush.hidden.remove(&queue);
+            } else {
+                self.flush.hidden.insert(queue, readable);
+            }
+            self.waiting.touch(queue);
+        }
+    }
+
+    /// Answers sends whose time is up, and decides which flushes this turn orders (their facts belong into its frame).
+    pub(super) fn flush_before_frame(&mut self, now: Now) -> (bool, bool) {
+        while self.flush.awaiting.front().is_some_and(|a| a.deadline_ms <= now.mono_ms) {
+            let Some(mut a) = self.flush.awaiting.pop_front() else { break };
+            a.stored.iter_mut().for_each(|stored| stored.status = SendStatus::FlushDiskTimeout);
+            let class = AnswerClass::FlushDiskTimeout;
+            // answered with the lesser status: readable from now on
+            self.show(a.log_end);
+            self.answer_stored(Held {
+                first_ordinal: a.first_ordinal,
+                stored: a.stored,
+                reply: a.reply,
+                class,
+            });
+        }
+        let sync = self.config.flush_disk_type == FlushDiskType::Sync;
+        let log_age = now.mono_ms.saturating_sub(self.flush.last_log_flush_ms);
+        let log_due = !self.flush.log_under_way
+            && self.log.end() > self.flush.log_flushed
+            && (sync || log_age >= self.config.flush_interval_ms);
+        let frames = self.trace.position().sequence > self.flush.journal_cut || self.trace.has_facts();
+        let journal_age = now.mono_ms.saturating_sub(self.flush.last_journal_flush_ms);
+        let half_used =
+            self.flush.answered_since_flush * 2 >= self.flush.allowed || !self.flush.held.is_empty();
+        let journal_due = self.config.journal
+            && !self.flush.journal_under_way
+            && frames
+            && (journal_age >= self.config.journal_flush_interval_ms || half_used || (sync && log_due));
+        if journal_due {
+            self.reserve();
+        }
+        (log_due, journal_due)
+    }
+
+    /// States how much may be answered before the journal flush after this one returns: twice what the last interval saw.
+    fn reserve(&mut self) {
+        let wanted = (self.flush.answered_since_flush * 2).max(RESERVATION_MIN).next_power_of_two();
+        // lowered only when far too high, so that it is not restated at every flush
+        if wanted > self.flush.stated || wanted * 8 <= self.flush.stated {
+            self.flush.stated = wanted;
+            let bytes = wanted.saturating_mul(self.config.max_body_bytes as u64);
+            self.state(Fact::Reserved { messages: wanted, bytes });
+        }
+    }
+
+    /// Gives the orders decided before the frame was written.
+    pub(super) fn start_flushes(&mut self, now: Now, (log_due, journal_due): (bool, bool)) -> FlushOrders {
+        let mut orders = FlushOrders::default();
+        if log_due {
+            match self.log.take_sync_batch() {
+                Ok(batch) => {
+                    self.flush.log_under_way = true;
+                    self.flush.last_log_flush_ms = now.mono_ms;
+                    orders.log = Some(batch);
+                }
+                Err(error) => self.stop(error),
+            }
+        }
+        if journal_due && let Some(batch) = self.trace.take_sync_batch() {
+            self.flush.journal_under_way = true;
+            self.flush.journal_cut = batch.position.sequence;
+            self.flush.answered_since_cut = 0;
+            orders.journal = Some(batch);
+        }
+        self.order_jobs(&mut orders);
+        orders
+    }
+
+    /// Everything on disk, at once and in this thread: at start, before a snapshot, at the end.
+    pub(super) fn flush_everything(&mut self) -> StoreResult<()> {
+        let end = self.log.take_sync_batch()?.sync()?;
+        self.log_flushed(LogPosition(end));
+        if let Some(batch) = self.trace.take_sync_batch() {
+            self.flush.journal_cut = batch.position.sequence;
+            self.flush.journal_flushed = batch.sync()?.sequence;
+        }
+        Ok(())
+    }
+
+    /// Messages that a power cut could take now.
+    pub fn unflushed_messages(&self) -> u64 {
+        self.flush.unflushed_messages
+    }
+}

@@ -1,0 +1,428 @@
+//! Consuming by leases: a message is out until it is settled, given back, or its time is over; then it is handed out again in place,
+//! or, at the last attempt, copied to the group's dead-letter queue. Whether a receipt handle is valid is decided by the state alone,
+//! so handles survive a restart of the broker.
+
+mod handle;
+mod waiting;
+
+pub(super) use waiting::WaitingReceives;
+
+use super::Core;
+use super::pull::{Filter, PULL_BYTES_MAX, PULL_MESSAGES_MAX, ScanLimits};
+use super::topics::PERM_READ;
+use crate::api::{
+    AckMessages, Answer, ChangeInvisible, ForwardToDeadLetter, LeasedMessage, ReceiveMessages, Refusal,
+    ReplyFn, StartPolicy,
+};
+use crate::state::{GroupQueue, WHILE_MEMBER_LIVES};
+use bytes::Bytes;
+use handle::Handle;
+use lifecycle::clock::Now;
+use lifecycle::fact::{ConsumeModel, Fact};
+use lifecycle::identity::{Name, QueueKey};
+use lifecycle::ranges::Ranges;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Longest lease a client may ask for, ms (RocketMQ: 12 h).
+pub(crate) const LEASE_MAX_MS: u64 = 12 * 3_600_000;
+/// Most leases one group may have out in one queue: bounds memory when nobody acknowledges.
+pub(crate) const LEASES_PER_QUEUE_MAX: usize = 100_000;
+/// Pause before a dead-letter copy that failed is tried again, ms.
+const COPY_RETRY_MS: u64 = 1_000;
+
+/// When leases end, over all groups; and dead-letter copies under way.
+#[derive(Default)]
+pub(super) struct LeaseBook {
+    ends: BTreeSet<(u64, Name, QueueKey)>,
+    at: BTreeMap<(Name, QueueKey), u64>,
+    copying: BTreeSet<(Name, QueueKey, u64)>,
+}
+
+impl LeaseBook {
+    pub(super) fn next_end_ms(&self) -> Option<u64> {
+        self.ends.first().map(|(end, _, _)| *end)
+    }
+
+    fn set(&mut self, group: &Name, queue: QueueKey, next_end: Option<u64>) {
+        let key = (group.clone(), queue);
+        if let Some(before) = self.at.remove(&key) {
+            self.ends.remove(&(before, group.clone(), queue));
+        }
+        if let Some(end) = next_end {
+            self.ends.insert((end, group.clone(), queue));
+            self.at.insert(key, end);
+        }
+    }
+}
+
+impl Core {
+    pub(super) fn receive(
+        &mut self,
+        now: Now,
+        receive: ReceiveMessages,
+        reply: ReplyFn<Answer<Vec<LeasedMessage>>>,
+    ) {
+        match self.try_receive(now, &receive) {
+            Err(refusal) => self.answer(reply, Err(refusal)),
+            Ok(messages) if messages.is_empty() && receive.wait_ms > 0 => {
+                self.wait_to_receive(now, receive, reply);
+            }
+            Ok(messages) => self.answer(reply, Ok(messages)),
+        }
+    }
+
+    fn try_receive(&mut self, now: Now, receive: &ReceiveMessages) -> Answer<Vec<LeasedMessage>> {
+        let filter = Filter::parse(&receive.subscription)?;
+        let queues = self.check_receive(receive)?;
+        let wanted = (receive.max_messages as usize).clamp(1, PULL_MESSAGES_MAX);
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        for queue in queues {
+            if taken.len() >= wanted || bytes >= PULL_BYTES_MAX {
+                break;
+            }
+            let room = ScanLimits { messages: wanted - taken.len(), bytes: PULL_BYTES_MAX - bytes };
+            let from_queue = self.take_from(now, receive, queue, &filter, room)?;
+            bytes += from_queue.iter().map(|message| message.record.len()).sum::<usize>();
+            taken.extend(from_queue);
+        }
+        Ok(taken)
+    }
+
+    /// The queues to look at, starting with another one each time so that none starves.
+    fn check_receive(&mut self, receive: &ReceiveMessages) -> Answer<Vec<QueueKey>> {
+        self.ensure_group(&receive.group)?;
+        let Some(topic) = self.state.topic(&receive.topic) else {
+            return Err(Refusal::TopicNotFound(receive.topic.to_string()));
+        };
+        if topic.config.perm & PERM_READ == 0 {
+            return Err(Refusal::NoPermission { topic: receive.topic.to_string(), what: "reading" });
+        }
+        let (incarnation, count) = (topic.config.topic, topic.queue_count);
+        let group = self.state.group(&receive.group);
+        if group.is_some_and(|group| !group.consume_enabled) {
+            return Err(Refusal::NoPermission {
+                topic: receive.topic.to_string(),
+                what: "reading by this group",
+            });
+        }
+        if group.and_then(|group| group.model()).is_some_and(|model| model != ConsumeModel::Lease) {
+            return Err(Refusal::WrongConsumeModel(receive.group.to_string(), "offsets"));
+        }
+        self.pin(&receive.group, &receive.topic, StartPolicy::Last, ConsumeModel::Lease);
+        self.next_queue = self.next_queue.wrapping_add(1);
+        let start = self.next_queue % count.max(1);
+        let all = (0..count).map(|n| (n + start) % count);
+        let chosen: Vec<u32> = match receive.queue_id {
+            Some(id) if id < count => vec![id],
+            Some(id) => {
+                return Err(Refusal::QueueNotFound {
+                    topic: receive.topic.to_string(),
+                    queue_id: i64::from(id),
+                });
+            }
+            None => all.collect(),
+        };
+        Ok(chosen.into_iter().map(|queue_id| QueueKey { topic: incarnation, queue_id }).collect())
+    }
+
+    fn take_from(
+        &mut self,
+        now: Now,
+        receive: &ReceiveMessages,
+        queue: QueueKey,
+        filter: &Filter,
+        room: ScanLimits,
+    ) -> Answer<Vec<LeasedMessage>> {
+        let fifo = self
+            .state
+            .topic_of(queue.topic)
+            .is_some_and(|topic| topic.config.message_type.as_ref() == "FIFO");
+        let Some(at) = self.group_queue(&receive.group, queue) else { return Ok(Vec::new()) };
+        if at.leases.len() >= LEASES_PER_QUEUE_MAX {
+            return Ok(Vec::new());
+        }
+        let mut again: Vec<(u64, u32)> = at
+            .lease_ends
+            .iter()
+            .take_while(|(until, _)| *until <= now.wall_ms)
+            .filter_map(|(_, offset)| at.leases.get(offset).map(|lease| (*offset, lease.attempt + 1)))
+            .take(room.messages)
+            .collect();
+        again.sort_unstable();
+        // an ordered queue hands out nothing new, and nothing out of turn, while a message is out
+        let out = at.leases.len() > again.len();
+        if fifo
+            && (out
+                || (!again.is_empty() && at.leases.keys().next() != again.first().map(|(offset, _)| offset)))
+        {
+            return Ok(Vec::new());
+        }
+        let from = at.next;
+        let mut found: Vec<(u64, u32, Bytes)> = Vec::new();
+        for (offset, attempt) in &again {
+            match self.record_at(queue, *offset).map_err(|error| self.read_failed(error))? {
+                Some(logged) => found.push((*offset, *attempt, logged.record)),
+                None => {
+                    tracing::warn!(group = %receive.group, offset, "leased message is no longer in the log")
+                }
+            }
+        }
+        if !(fifo && !again.is_empty()) && found.len() < room.messages {
+            let end = self.flush.readable_end(queue, self.state.bounds(queue).max_offset);
+            let left = ScanLimits { messages: room.messages - found.len(), ..room };
+            let scanned =
+                self.scan(queue, from, end, filter, left).map_err(|error| self.read_failed(error))?;
+            if !scanned.filtered.is_empty() {
+                self.state(Fact::Filtered {
+                    group: receive.group.clone(),
+                    queue,
+                    ranges: scanned.filtered,
+                    expression: filter.expression().clone(),
+                });
+            }
+            found.extend(scanned.records.into_iter().map(|(offset, record)| (offset, 1, record)));
+        }
+        Ok(self.lease_out(now, receive, queue, found))
+    }
+
+    fn lease_out(
+        &mut self,
+        now: Now,
+        receive: &ReceiveMessages,
+        queue: QueueKey,
+        found: Vec<(u64, u32, Bytes)>,
+    ) -> Vec<LeasedMessage> {
+        let lease_until_ms = match receive.auto_renew {
+            true => WHILE_MEMBER_LIVES,
+            false => now.wall_ms + receive.invisible_ms.min(LEASE_MAX_MS),
+        };
+        let mut by_attempt: BTreeMap<u32, Ranges> = BTreeMap::new();
+        for (offset, attempt, _) in &found {
+            by_attempt.entry(*attempt).or_default().insert(*offset, offset + 1);
+        }
+        for (attempt, ranges) in by_attempt {
+            self.counters.get_total += ranges.len();
+            self.state(Fact::Delivered {
+                group: receive.group.clone(),
+                queue,
+                ranges,
+                member: receive.client.clone(),
+                attempt,
+                lease_until_ms,
+            });
+        }
+        self.refresh_ends(&receive.group, queue, now);
+        let leased = |(offset, attempt, record)| LeasedMessage {
+            record,
+            topic: receive.topic.clone(),
+            handle: Handle { queue, offset, attempt, until_ms: state_until(lease_until_ms) }.to_string(),
+            attempt,
+        };
+        found.into_iter().map(leased).collect()
+    }
+
+    pub(super) fn ack(&mut self, now: Now, acks: AckMessages) -> Vec<Answer<()>> {
+        let mut answers = Vec::with_capacity(acks.handles.len());
+        for text in &acks.handles {
+            let answer = self.valid_handle(now, &acks.group, &acks.client, text);
+            answers.push(answer.map(|handle| {
+                self.state(Fact::Acked {
+                    group: acks.group.clone(),
+                    queue: handle.queue,
+                    ranges: Ranges::of(handle.offset, handle.offset + 1),
+                    member: acks.client.clone(),
+                });
+                self.lease_over(&acks.group, handle.queue, now);
+            }));
+        }
+        answers
+    }
+
+    /// The lease a handle names, if it is still good. A late acknowledgement is a fact of its own.
+    fn valid_handle(&mut self, now: Now, group: &Name, client: &Name, text: &str) -> Answer<Handle> {
+        let handle: Handle = text.parse()?;
+        let Some(at) = self.group_queue(group, handle.queue) else {
+            return Err(Refusal::InvalidHandle("the group does not consume this queue"));
+        };
+        let lease = at.leases.get(&handle.offset);
+        let good = lease.is_some_and(|lease| {
+            lease.attempt == handle.attempt
+                && lease.until_ms == handle.until_ms
+                && lease.until_ms > now.wall_ms
+        });
+        if good && !self.leases.copying.contains(&(group.clone(), handle.queue, handle.offset)) {
+            return Ok(handle);
+        }
+        self.state(Fact::LateAck {
+            group: group.clone(),
+            queue: handle.queue,
+            offset: handle.offset,
+            member: client.clone(),
+        });
+        Err(Refusal::InvalidHandle("its lease is over"))
+    }
+
+    pub(super) fn change_invisible(
+        &mut self,
+        now: Now,
+        change: ChangeInvisible,
+        reply: ReplyFn<Answer<String>>,
+    ) {
+        let answer = self.valid_handle(now, &change.group, &change.client, &change.handle).map(|handle| {
+            let visible_at_ms = now.wall_ms + change.invisible_ms.min(LEASE_MAX_MS);
+            self.state(Fact::Nacked {
+                group: change.group.clone(),
+                queue: handle.queue,
+                offset: handle.offset,
+                attempt: handle.attempt,
+                visible_at_ms,
+            });
+            self.refresh_ends(&change.group, handle.queue, now);
+            Handle { until_ms: visible_at_ms, ..handle }.to_string()
+        });
+        self.answer(reply, answer);
+    }
+
+    pub(super) fn forward_to_dead_letter(
+        &mut self,
+        now: Now,
+        forward: ForwardToDeadLetter,
+        reply: ReplyFn<Answer<()>>,
+    ) {
+        match self.valid_handle(now, &forward.group, &forward.client, &forward.handle) {
+            Ok(handle) => self.dead_letter(now, forward.group, handle.queue, handle.offset, Some(reply)),
+            Err(refusal) => self.answer(reply, Err(refusal)),
+        }
+    }
+
+    /// Looks at leases whose time is over: visible again, or dead.
+    pub(super) fn leases_due(&mut self, now: Now) {
+        let due: Vec<(Name, QueueKey)> = self
+            .leases
+            .ends
+            .iter()
+            .take_while(|(end, _, _)| *end <= now.wall_ms)
+            .map(|(_, group, queue)| (group.clone(), *queue))
+            .collect();
+        for (group, queue) in due {
+            self.leases_over(now, &group, queue);
+            self.refresh_ends(&group, queue, now);
+            self.waiting.touch(queue);
+        }
+        self.leases_of_lost_members(now);
+    }
+
+    fn leases_over(&mut self, now: Now, group: &Name, queue: QueueKey) {
+        let attempts_max = self.state.group(group).map_or(self.config.retry_max, |group| group.retry_max) + 1;
+        let Some(at) = self.group_queue(group, queue) else { return };
+        let over = at.lease_ends.iter().take_while(|(until, _)| *until <= now.wall_ms);
+        let over: Vec<(u64, bool, u32)> = over
+            .filter_map(|(_, offset)| at.leases.get(offset).map(|lease| (*offset, lease.held, lease.attempt)))
+            .collect();
+        let expired: Ranges = over.iter().filter(|(_, held, _)| *held).map(|(o, _, _)| (*o, o + 1)).collect();
+        if !expired.is_empty() {
+            self.state(Fact::LeaseExpired { group: group.clone(), queue, ranges: expired });
+        }
+        for (offset, _, attempt) in over {
+            if attempt >= attempts_max && !self.leases.copying.contains(&(group.clone(), queue, offset)) {
+                self.dead_letter(now, group.clone(), queue, offset, None);
+            }
+        }
+    }
+
+    /// Leases that last while their member lives end with it.
+    fn leases_of_lost_members(&mut self, now: Now) {
+        for (group, member) in std::mem::take(&mut self.sessions.lost) {
+            let Some(known) = self.state.group(&group) else { continue };
+            let lost: Vec<(QueueKey, Ranges)> = known
+                .queues
+                .iter()
+                .map(|(queue, at)| {
+                    let of_member = at
+                        .leases
+                        .iter()
+                        .filter(|(_, l)| l.held && l.until_ms == u64::MAX && l.member == member);
+                    (*queue, of_member.map(|(offset, _)| (*offset, offset + 1)).collect::<Ranges>())
+                })
+                .filter(|(_, ranges)| !ranges.is_empty())
+                .collect();
+            for (queue, ranges) in lost {
+                self.state(Fact::LeaseExpired { group: group.clone(), queue, ranges });
+                self.leases_over(now, &group, queue);
+                self.refresh_ends(&group, queue, now);
+                self.waiting.touch(queue);
+            }
+        }
+    }
+
+    /// Copies a message to the group's dead-letter queue; the stored copy settles it.
+    pub(super) fn dead_letter(
+        &mut self,
+        now: Now,
+        group: Name,
+        queue: QueueKey,
+        offset: u64,
+        reply: Option<ReplyFn<Answer<()>>>,
+    ) {
+        self.leases.copying.insert((group.clone(), queue, offset));
+        self.copy_to_dead_letters(now, group, (queue, offset), move |core, now, group, outcome| {
+            core.leases.copying.remove(&(group.clone(), queue, offset));
+            if outcome.is_err() {
+                let attempt =
+                    core.group_queue(&group, queue).and_then(|at| at.leases.get(&offset)).map(|l| l.attempt);
+                if let Some(attempt) = attempt {
+                    let visible_at_ms = now.wall_ms + COPY_RETRY_MS;
+                    core.state(Fact::Nacked { group: group.clone(), queue, offset, attempt, visible_at_ms });
+                }
+            }
+            core.lease_over(&group, queue, now);
+            if let Some(reply) = reply {
+                core.answer(reply, outcome);
+            }
+        });
+    }
+
+    fn lease_over(&mut self, group: &Name, queue: QueueKey, now: Now) {
+        self.refresh_ends(group, queue, now);
+        let fifo = self
+            .state
+            .topic_of(queue.topic)
+            .is_some_and(|topic| topic.config.message_type.as_ref() == "FIFO");
+        if fifo {
+            self.waiting.touch(queue);
+        }
+    }
+
+    fn refresh_ends(&mut self, group: &Name, queue: QueueKey, now: Now) {
+        let next = self.group_queue(group, queue).and_then(|at| {
+            at.lease_ends
+                .range((now.wall_ms + 1, 0)..)
+                .next()
+                .map(|(until, _)| *until)
+                .filter(|until| *until < u64::MAX)
+        });
+        self.leases.set(group, queue, next);
+    }
+
+    /// After a restart: when do the leases of the last run end.
+    pub(super) fn restore_leases(&mut self, now: Now) {
+        let pairs: Vec<(Name, QueueKey)> = self
+            .state
+            .groups()
+            .flat_map(|(name, group)| group.queues.keys().map(move |queue| (name.clone(), *queue)))
+            .collect();
+        for (group, queue) in pairs {
+            self.leases_over(now, &group, queue);
+            self.refresh_ends(&group, queue, now);
+        }
+    }
+
+    fn group_queue(&self, group: &str, queue: QueueKey) -> Option<&GroupQueue> {
+        self.state.group(group)?.queues.get(&queue)
+    }
+}
+
+fn state_until(lease_until_ms: u64) -> u64 {
+    if lease_until_ms == WHILE_MEMBER_LIVES { u64::MAX } else { lease_until_ms }
+}

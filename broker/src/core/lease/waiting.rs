@@ -1,0 +1,106 @@
+//! Receives that wait for messages of a topic.
+
+use super::Core;
+use crate::api::{Answer, ConnectionId, LeasedMessage, ReceiveMessages, Refusal, ReplyFn};
+use crate::core::pull::{SUSPEND_MAX_MS, WAITING_MAX};
+use lifecycle::clock::Now;
+use lifecycle::identity::{QueueKey, TopicIncarnation};
+use std::collections::{BTreeMap, BTreeSet};
+
+struct Waiting {
+    topic: TopicIncarnation,
+    deadline_ms: u64,
+    receive: ReceiveMessages,
+    reply: ReplyFn<Answer<Vec<LeasedMessage>>>,
+}
+
+/// By topic, first come first served.
+#[derive(Default)]
+pub(in crate::core) struct WaitingReceives {
+    next: u64,
+    waiting: BTreeMap<u64, Waiting>,
+    by_topic: BTreeMap<TopicIncarnation, BTreeSet<u64>>,
+    deadlines: BTreeSet<(u64, u64)>,
+}
+
+impl WaitingReceives {
+    pub(in crate::core) fn waits_for(&self, queue: QueueKey) -> bool {
+        self.by_topic.contains_key(&queue.topic)
+    }
+
+    pub(in crate::core) fn next_deadline_ms(&self) -> Option<u64> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    pub(in crate::core) fn drop_connection(&mut self, connection: ConnectionId) {
+        let gone: Vec<u64> = self
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| waiting.receive.connection == connection)
+            .map(|(number, _)| *number)
+            .collect();
+        for number in gone {
+            self.take(number);
+        }
+    }
+
+    fn add(&mut self, number: u64, waiting: Waiting) {
+        self.by_topic.entry(waiting.topic).or_default().insert(number);
+        self.deadlines.insert((waiting.deadline_ms, number));
+        self.waiting.insert(number, waiting);
+    }
+
+    fn take(&mut self, number: u64) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&number)?;
+        self.deadlines.remove(&(waiting.deadline_ms, number));
+        if let Some(numbers) = self.by_topic.get_mut(&waiting.topic) {
+            numbers.remove(&number);
+            if numbers.is_empty() {
+                self.by_topic.remove(&waiting.topic);
+            }
+        }
+        Some(waiting)
+    }
+}
+
+impl Core {
+    pub(super) fn wait_to_receive(
+        &mut self,
+        now: Now,
+        receive: ReceiveMessages,
+        reply: ReplyFn<Answer<Vec<LeasedMessage>>>,
+    ) {
+        let receives = &mut self.waiting.receives;
+        let Some(topic) = self.state.topic(&receive.topic) else {
+            return self.answer(reply, Err(Refusal::TopicNotFound(receive.topic.to_string())));
+        };
+        if receives.waiting.len() >= WAITING_MAX {
+            return self.answer(reply, Err(Refusal::Busy("too many waiting receives")));
+        }
+        receives.next += 1;
+        let deadline_ms = now.mono_ms + receive.wait_ms.min(SUSPEND_MAX_MS);
+        receives.add(receives.next, Waiting { topic: topic.config.topic, deadline_ms, receive, reply });
+    }
+
+    pub(in crate::core) fn serve_waiting_receives(&mut self, now: Now, queue: QueueKey) {
+        let numbers: Vec<u64> =
+            self.waiting.receives.by_topic.get(&queue.topic).into_iter().flatten().copied().collect();
+        for number in numbers {
+            let Some(waiting) = self.waiting.receives.take(number) else { continue };
+            match self.try_receive(now, &waiting.receive) {
+                Ok(messages) if messages.is_empty() => self.waiting.receives.add(number, waiting),
+                answer => self.answer(waiting.reply, answer),
+            }
+        }
+    }
+
+    pub(in crate::core) fn end_overdue_receives(&mut self, now: Now) {
+        while let Some((deadline, number)) = self.waiting.receives.deadlines.first().copied() {
+            if deadline > now.mono_ms {
+                break;
+            }
+            let Some(waiting) = self.waiting.receives.take(number) else { break };
+            self.answer(waiting.reply, Ok(Vec::new()));
+        }
+    }
+}

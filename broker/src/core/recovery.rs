@@ -1,0 +1,409 @@
+//! Opening a folder: makes log and journal agree, and states a fact for each step. What the journal says above the recovered end
+//! of the log is void; below it the log wins, and stored facts the journal lacks are stated again.
+//!
+//! Order, so that a crash at any point only means doing it again: lock the folder; read the snapshot; open the journal's new run;
+//! fold the older runs; scan the log from the snapshot on, dispatching every record; write one frame (records stated again,
+//! `Recovered`, `EpochStarted`); sync log and journal; only then is the epoch's first append possible.
+
+use super::append::{index_keys, tag_hash};
+use super::snapshot::{self, Snapshot, SnapshotState};
+use super::topics::queue_index;
+use super::{Core, CoreParts, Counters};
+use super::{flush::FlushState, lease, retention::RetentionState, sessions::Sessions};
+use crate::state::{DEAD_LETTER_PREFIX, RETRY_PREFIX, SCHEDULE_TOPIC, State};
+use crate::trace::{StoredMessageFact, Trace};
+use lifecycle::clock::Now;
+use lifecycle::fact::{ExpiryReason, Fact, LeaveReason, Recovered, StoredKind};
+use lifecycle::frame::FrameDecoder;
+use lifecycle::identity::{CopyReason, Epoch, Incarnation, LogPosition, Name, QueueKey};
+use lifecycle::position::Position;
+use lifecycle::ranges::Ranges;
+use std::collections::BTreeMap;
+use store::checkpoint::Checkpoint;
+use store::commit_log::{CommitLog, LoggedRecord, ScanReport};
+use store::consume_queue::{ConsumeQueueConfig, ConsumeQueues, Unit};
+use store::error::{Result as StoreResult, StoreError};
+use store::folder::Folder;
+use store::index::{IndexConfig, KeyIndex};
+use store::journal::{Journal, JournalConfig, JournalItem, JournalView};
+use wire::message::StoredMessage;
+use wire::properties;
+
+/// What opening found, for the log and the operator.
+#[derive(Debug, Clone, Default)]
+pub struct RecoveryReport {
+    /// The last run stopped cleanly.
+    pub clean: bool,
+    /// Records found in the log that the journal lacked.
+    pub stated_again: u64,
+    /// Messages the journal knew of that did not survive.
+    pub lost: u64,
+    /// What the scan of the log met.
+    pub scan: ScanReport,
+    /// Journal bytes cut as torn.
+    pub journal_cut_bytes: u64,
+}
+
+/// Per queue, what the log holds.
+type Ends = BTreeMap<QueueKey, u64>;
+
+impl Core {
+    /// Opens or creates a broker's folder.
+    ///
+    /// Errors: folder in use, folder of another version, damaged snapshot, or the disk.
+    pub fn open(parts: CoreParts, now: Now) -> StoreResult<(Core, RecoveryReport)> {
+        let disk = parts.disk.clone();
+        let folder = Folder::open(disk.as_ref(), &parts.dir, "broker")?;
+        let (checkpoint, saved, damaged) = Checkpoint::open(disk.as_ref(), &parts.dir, "snapshot")?;
+        if !damaged.damaged.is_empty() {
+            tracing::warn!(slots = ?damaged.damaged, "a snapshot slot is damaged: the other one is used");
+        }
+        let snapshot = saved.map(|saved| snapshot::decode(&saved.payload, &parts.dir)).transpose()?;
+        let config = JournalConfig::new(parts.dir.join("journal"));
+        let (journal, journal_report) = Journal::open(disk.clone(), config, parts.incarnation, now.wall_ms)?;
+        let replayed = replay(&journal.view(), snapshot.as_ref(), parts.incarnation)?;
+        let mut core = Self::assemble(parts, folder, checkpoint, journal, &replayed, now)?;
+        let scan_from = replayed.log_end;
+        let mut report = core.recover(now, replayed, scan_from)?;
+        report.journal_cut_bytes = journal_report.cut.iter().map(|cut| cut.bytes).sum();
+        Ok((core, report))
+    }
+
+    fn assemble(
+        parts: CoreParts,
+        folder: Folder,
+        checkpoint: Checkpoint,
+        journal: Journal,
+        replayed: &Replayed,
+        now: Now,
+    ) -> StoreResult<Core> {
+        let disk = parts.disk;
+        let epochs = replayed.state.epochs.clone();
+        let log =
+            CommitLog::open(disk.clone(), &parts.dir.join("commitlog"), parts.config.segment_bytes, epochs)?;
+        let queue_config = ConsumeQueueConfig::new(parts.dir.join("consumequeue"));
+        let (queues, _) = ConsumeQueues::open(disk.clone(), queue_config, replayed.log_end.0)?;
+        let index_config = IndexConfig::new(parts.dir.join("index"));
+        // runs that reach beyond what is certainly there are dropped and made again
+        let covered = log.start().0..replayed.state.flushed.0.max(log.start().0);
+        let (index, missing) = KeyIndex::open(disk.clone(), index_config, covered)?;
+        let (first, more) = (missing.first().map_or(0, |range| range.start), missing.len() > 1);
+        let trace = Trace::new(journal, parts.config.journal);
+        let interval = parts.config.snapshot_interval_ms;
+        let mut core = Core {
+            flush: FlushState::new(replayed.state.flushed, now),
+            snapshot: SnapshotState::new(checkpoint, now, replayed.log_end, interval),
+            disk,
+            folder,
+            store_host: parts.store_host,
+            started_ms: now.wall_ms,
+            log,
+            queues,
+            index,
+            state: State::default(),
+            trace,
+            pending: Default::default(),
+            replies: Vec::new(),
+            waiting: Default::default(),
+            sessions: Sessions::default(),
+            leases: lease::LeaseBook::default(),
+            retention: RetentionState::default(),
+            next_queue: 0,
+            counters: Counters::default(),
+            stopped: None,
+            config: parts.config,
+            index_from: LogPosition(first),
+        };
+        if more {
+            // a damaged run in the middle: all of it is indexed again, which is rare and simple
+            core.index.remove_before(u64::MAX)?;
+            core.index_from = core.log.start();
+        }
+        core.index.start_at(core.index_from.0);
+        Ok(core)
+    }
+
+    fn recover(
+        &mut self,
+        now: Now,
+        replayed: Replayed,
+        queues_from: LogPosition,
+    ) -> StoreResult<RecoveryReport> {
+        let Replayed { state, base, clean, closed, .. } = replayed;
+        let flushed = state.flushed;
+        self.state = state;
+        let Found { ends, bad, again, scan } = self.scan_log(base, queues_from, flushed)?;
+        let bad: Vec<(QueueKey, Ranges)> = bad.into_iter().collect();
+        let clean = clean && scan.torn_bytes == 0 && scan.damaged.is_empty() && again.is_empty();
+        let stated_again = again.len() as u64;
+        for record in again {
+            self.state_again(record);
+        }
+        let mut queues = Vec::new();
+        let mut lost = 0;
+        for (queue, bounds) in self.state.queues().collect::<Vec<_>>() {
+            let end = ends.get(&queue).copied().unwrap_or(bounds.max_offset);
+            lost += bounds.max_offset.saturating_sub(end);
+            queues.push((queue, bounds.min_offset.min(end), end));
+        }
+        let unnamed_max =
+            if clean { 0 } else { self.state.reserved_messages.max(super::flush::RESERVATION_MIN) };
+        let recovered = Recovered { clean, log_end: scan.end, flushed, queues, bad, closed, unnamed_max };
+        self.trace.state(&mut self.state, Fact::Recovered(recovered));
+        self.begin_epoch(now, scan.end)?;
+        Ok(RecoveryReport { clean, stated_again, lost, scan, journal_cut_bytes: 0 })
+    }
+
+    fn begin_epoch(&mut self, now: Now, log_end: LogPosition) -> StoreResult<()> {
+        let incarnation = self.trace.position().incarnation;
+        let epoch = Epoch { number: self.state.epoch.number + 1, incarnation };
+        let started = lifecycle::fact::EpochStarted { epoch, log_start: log_end, ..self.epoch_started() };
+        self.state(Fact::EpochStarted(started));
+        self.leave_all();
+        self.trace
+            .state(&mut self.state, Fact::Reserved { messages: super::flush::RESERVATION_MIN, bytes: 0 });
+        self.trace.end_turn(now)?;
+        // everything recovered is made durable, and the epoch's row with it, before its first append
+        self.log.mark_dirty_from(LogPosition(0));
+        self.flush.unflushed_messages = u64::from(log_end > self.state.flushed);
+        self.flush_everything()?;
+        self.log.begin_epoch(epoch);
+        if self.log.start() > LogPosition(0) {
+            self.state_expired(self.log.start(), ExpiryReason::Age)?;
+        }
+        let levels = self.config.delay_levels_ms.len() as u32 + 1;
+        let schedule: Name = SCHEDULE_TOPIC.into();
+        // a fresh folder has room for one topic
+        let made = self.own_topic(&schedule, levels, super::topics::PERM_READ_WRITE);
+        assert!(made.is_ok(), "the schedule topic exists or can be made");
+        self.restore_leases(now);
+        self.trace.end_turn(now)?;
+        self.flush_everything()
+    }
+
+    /// Nobody is connected yet.
+    fn leave_all(&mut self) {
+        let members: Vec<(Name, Name)> = self
+            .state
+            .groups()
+            .flat_map(|(name, group)| group.members.keys().map(move |member| (name.clone(), member.clone())))
+            .collect();
+        for (group, member) in members {
+            self.state(Fact::MemberLeft {
+                group: group.clone(),
+                member: member.clone(),
+                reason: LeaveReason::BrokerRestart,
+            });
+            self.sessions.lost.push((group, member));
+        }
+    }
+
+    /// Reads the log once: finds each queue's end, dispatches, and collects what the journal lacks.
+    fn scan_log(&mut self, base: Ends, queues_from: LogPosition, flushed: LogPosition) -> StoreResult<Found> {
+        let from = queues_from.min(self.index_from).max(self.log.start());
+        let mut dispatch = Dispatch {
+            state: &self.state,
+            queues: &mut self.queues,
+            index: &mut self.index,
+            index_from: self.index_from,
+            queues_from,
+            found: Found { ends: base, ..Default::default() },
+        };
+        let mut failed: Option<StoreError> = None;
+        let report = self.log.scan(from, flushed, |logged| {
+            if failed.is_none() {
+                failed = dispatch.record(logged).err();
+            }
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let mut found = dispatch.found;
+        self.index.advance(report.end.0.max(self.index.indexed_to()));
+        found.scan = report;
+        Ok(found)
+    }
+
+    fn state_again(&mut self, again: Again) {
+        let Ok((message, len)) = StoredMessage::decode(&again.logged.record) else { return };
+        let topic =
+            self.state.topic_of(again.queue.topic).map(|topic| topic.config.name.clone()).unwrap_or_default();
+        let waits = topic.as_ref() == SCHEDULE_TOPIC;
+        let due = if waits { due_of(&message) } else { 0 };
+        let real = message.properties.get(properties::REAL_TOPIC).unwrap_or_default();
+        let kind = match again.logged.lineage {
+            Some(lineage) => {
+                let place = if waits { real } else { &topic };
+                let group = place.strip_prefix(RETRY_PREFIX).or(place.strip_prefix(DEAD_LETTER_PREFIX));
+                let group = group.filter(|_| lineage.reason != CopyReason::Commit).unwrap_or_default();
+                StoredKind::Copy { group: group.into(), lineage, due_wall_ms: due }
+            }
+            None if waits => StoredKind::Delayed { due_wall_ms: due, destination: real.into() },
+            None => StoredKind::Produced,
+        };
+        let trailer = if again.logged.lineage.is_some() { lifecycle::identity::LINEAGE_LEN } else { 0 };
+        self.trace.stored(
+            &mut self.state,
+            StoredMessageFact {
+                queue: again.queue,
+                queue_offset: message.queue_offset,
+                log_end: LogPosition(again.logged.commitlog_offset.0 + (len + trailer) as u64),
+                store_wall_ms: message.store_timestamp_ms as u64,
+                kind,
+                id: message.properties.get(properties::UNIQ_KEY).unwrap_or_default().as_bytes(),
+            },
+        );
+    }
+}
+
+#[derive(Default)]
+struct Found {
+    ends: Ends,
+    bad: BTreeMap<QueueKey, Ranges>,
+    again: Vec<Again>,
+    scan: ScanReport,
+}
+
+/// The parts of the core that a record of the log is dispatched through while the log is being read.
+struct Dispatch<'a> {
+    state: &'a State,
+    queues: &'a mut ConsumeQueues,
+    index: &'a mut KeyIndex,
+    index_from: LogPosition,
+    queues_from: LogPosition,
+    found: Found,
+}
+
+impl Dispatch<'_> {
+    fn record(&mut self, logged: LoggedRecord) -> StoreResult<()> {
+        let Ok((message, len)) = StoredMessage::decode(&logged.record) else { return Ok(()) };
+        if logged.commitlog_offset >= self.index_from {
+            for key in index_keys(&message) {
+                self.index.insert(key, logged.commitlog_offset.0)?;
+            }
+            self.index.advance(logged.commitlog_offset.0 + len as u64);
+            if let Some(job) = self.index.seal_job(self.state.flushed.0, false) {
+                let run = job.run()?;
+                self.index.install(run)?;
+            }
+        }
+        if logged.commitlog_offset < self.queues_from {
+            return Ok(());
+        }
+        let queue = QueueKey { topic: logged.topic, queue_id: message.queue_id as u32 };
+        let offset = message.queue_offset;
+        let end = self.found.ends.entry(queue).or_insert(offset);
+        if offset < *end {
+            return Ok(());
+        }
+        if offset > *end {
+            // records in between are damaged: their offsets stay empty
+            self.found.bad.entry(queue).or_default().insert(*end, offset);
+        }
+        *end = offset + 1;
+        let waits =
+            self.state.topic_of(queue.topic).is_some_and(|t| t.config.name.as_ref() == SCHEDULE_TOPIC);
+        let tag_hash = if waits { due_of(&message) as i64 } else { tag_hash(message.properties) };
+        let unit = Unit { commitlog_offset: logged.commitlog_offset.0, size: len as u32, tag_hash };
+        let index = queue_index(self.state, self.queues, queue)?;
+        if self.queues.max_offset(index) < offset {
+            self.queues.reset_to(index, offset)?;
+        }
+        self.queues.append(index, offset, unit)?;
+        if offset >= self.state.bounds(queue).max_offset {
+            self.found.again.push(Again { queue, logged });
+        }
+        Ok(())
+    }
+}
+
+struct Again {
+    queue: QueueKey,
+    logged: LoggedRecord,
+}
+
+/// When a waiting message of the schedule topic is due; what does not say so is due at once.
+fn due_of(message: &StoredMessage<'_>) -> u64 {
+    let stated = message.properties.get(properties::TIMER_OUT_MS).and_then(|at| at.parse().ok());
+    stated.unwrap_or(message.store_timestamp_ms.max(1) as u64)
+}
+
+/// What snapshot and journal tell.
+struct Replayed {
+    state: State,
+    /// Queue ends as of `log_end`.
+    base: Ends,
+    /// Below this the snapshot vouches for queues and log.
+    log_end: LogPosition,
+    clean: bool,
+    closed: Vec<(Incarnation, u64)>,
+}
+
+fn replay(view: &JournalView, snapshot: Option<&Snapshot>, new: Incarnation) -> StoreResult<Replayed> {
+    let mut state = State::default();
+    for fact in snapshot.iter().flat_map(|snapshot| &snapshot.facts) {
+        state.apply(fact);
+    }
+    let log_end = snapshot.map_or(LogPosition(0), |snapshot| snapshot.log_end);
+    let base = state.queues().map(|(queue, bounds)| (queue, bounds.max_offset)).collect();
+    let closed: Vec<(Incarnation, u64)> = view
+        .incarnations()
+        .into_iter()
+        .filter(|info| info.incarnation != new)
+        .map(|info| (info.incarnation, info.last_sequence))
+        .collect();
+    let start = snapshot.map(|snapshot| snapshot.position);
+    let mut fold = Fold { state, decoder: FrameDecoder::new(), holes: false };
+    fold.read(view, start, new)?;
+    let last = closed
+        .last()
+        .map(|(incarnation, sequence)| Position { incarnation: *incarnation, sequence: *sequence });
+    let nothing_before = closed.is_empty() && snapshot.is_none();
+    let clean = nothing_before || snapshot.is_some_and(|s| s.clean && Some(s.position) == last);
+    Ok(Replayed { state: fold.state, base, log_end, clean: clean && !fold.holes, closed })
+}
+
+struct Fold {
+    state: State,
+    decoder: FrameDecoder,
+    holes: bool,
+}
+
+impl Fold {
+    fn read(&mut self, view: &JournalView, start: Option<Position>, new: Incarnation) -> StoreResult<()> {
+        let mut reader = match start {
+            Some(position) => view.read_from(position)?,
+            None => view.read_all()?,
+        };
+        while let Some(item) = reader.next()? {
+            match item {
+                JournalItem::Frame { position, .. } if position.incarnation == new => break,
+                JournalItem::Frame { position, payload, .. } => self.frame(position, payload, start),
+                JournalItem::Hole { incarnation, from, to } => {
+                    tracing::warn!(%incarnation, from, to, "journal frames are missing");
+                    self.holes = true;
+                    self.decoder = FrameDecoder::new();
+                }
+                JournalItem::Closed { .. } => self.decoder = FrameDecoder::new(),
+            }
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, position: Position, payload: &[u8], start: Option<Position>) {
+        match self.decoder.decode(payload) {
+            Ok(frame) => {
+                let behind = start.is_some_and(|s| {
+                    s.incarnation == position.incarnation && position.sequence <= s.sequence
+                });
+                if !behind {
+                    frame.facts.iter().for_each(|fact| self.state.apply(fact));
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, incarnation = %position.incarnation, sequence = position.sequence, "journal frame unreadable");
+                self.holes = true;
+            }
+        }
+    }
+}
