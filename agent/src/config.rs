@@ -146,11 +146,7 @@ impl AgentConfig {
         let CheckpointConfig { facts, interval_ms, verdict_interval_ms } = self.checkpoint;
         let within = |value: u64, low: u64, high: u64| (low..=high).contains(&value);
         problems.unless(within(facts, 1_000, 1_000_000), "checkpoint.facts", "must be 1000 to 1000000");
-        problems.unless(
-            within(interval_ms, 100, 60_000),
-            "checkpoint.interval_ms",
-            "must be 100 to 60000",
-        );
+        problems.unless(within(interval_ms, 100, 60_000), "checkpoint.interval_ms", "must be 100 to 60000");
         problems.unless(
             within(verdict_interval_ms, 10, interval_ms.max(10)),
             "checkpoint.verdict_interval_ms",

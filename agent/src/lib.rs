@@ -4,8 +4,10 @@
 //! shared contract) and `store::{disk, segment, journal}` for its own logs.
 
 pub mod config;
+pub mod fold;
 pub mod http;
 pub mod ingest;
+pub mod ledger;
 pub mod metrics;
 pub mod report;
 pub mod run;

@@ -2,8 +2,8 @@
 //! pump and the intake do.
 
 use super::{
-    Batch, BatchStream, BoxFuture, Inspected, LocateBy, LocateQuery, Located, Place, RunEnd, SNAPSHOT_BYTES_MAX,
-    Snapshot, Source, SourceError,
+    Batch, BatchStream, BoxFuture, Inspected, LocateBy, LocateQuery, Located, Place, RunEnd,
+    SNAPSHOT_BYTES_MAX, Snapshot, Source, SourceError,
 };
 use lifecycle::identity::{Incarnation, Lineage, MessageIdentity, Name, QueueKey, TopicIncarnation};
 use lifecycle::position::Position;
@@ -159,10 +159,7 @@ fn position_from(position: Option<proto::Position>) -> Result<Position, SourceEr
 }
 
 fn position_to(position: Position) -> proto::Position {
-    proto::Position {
-        incarnation: position.incarnation.0.to_vec().into(),
-        sequence: position.sequence,
-    }
+    proto::Position { incarnation: position.incarnation.0.to_vec().into(), sequence: position.sequence }
 }
 
 fn batch_from(batch: proto::FrameBatch) -> Result<Batch, SourceError> {
@@ -193,9 +190,9 @@ fn place_from(place: proto::MessagePlace) -> Result<Place, SourceError> {
     let identity = place.identity.unwrap_or_default();
     let lineage = match place.lineage.as_ref() {
         [] => None,
-        bytes => Some(
-            Lineage::decode(bytes).ok_or_else(|| SourceError::Protocol("malformed lineage".into()))?,
-        ),
+        bytes => {
+            Some(Lineage::decode(bytes).ok_or_else(|| SourceError::Protocol("malformed lineage".into()))?)
+        }
     };
     Ok(Place {
         identity: MessageIdentity {

@@ -88,7 +88,8 @@ impl Held {
     pub fn closed(&mut self, incarnation: Incarnation, last: u64) {
         self.flushed(incarnation, last);
         self.runs.retain(|run| {
-            let done = run.incarnation == incarnation && run.frames.back().is_none_or(|(end, _)| *end <= last);
+            let done =
+                run.incarnation == incarnation && run.frames.back().is_none_or(|(end, _)| *end <= last);
             if done {
                 self.bytes -= run.frames.iter().map(|(_, payload)| payload.len()).sum::<usize>();
             }
@@ -106,8 +107,10 @@ impl Held {
     pub fn to_keep(&self) -> Vec<(Position, Bytes)> {
         let unflushed = |run: &&Run| run.frames.back().is_some_and(|(last, _)| *last > run.flushed);
         let runs = self.runs.iter().filter(unflushed);
-        let frames = runs.flat_map(|run| run.frames.iter().map(move |(sequence, payload)| (run, sequence, payload)));
-        let position = |run: &Run, sequence: &u64| Position { incarnation: run.incarnation, sequence: *sequence };
+        let frames =
+            runs.flat_map(|run| run.frames.iter().map(move |(sequence, payload)| (run, sequence, payload)));
+        let position =
+            |run: &Run, sequence: &u64| Position { incarnation: run.incarnation, sequence: *sequence };
         frames.map(|(run, sequence, payload)| (position(run, sequence), payload.clone())).collect()
     }
 
@@ -177,7 +180,12 @@ mod tests {
         let encode = |n: u64| {
             let mut out = Vec::new();
             let now = Now { mono_ms: n, wall_ms: n };
-            encoder.encode(now, (n - 1) % reset_every == 0, &[Fact::JournalFlushed { sequence: n }], &mut out);
+            encoder.encode(
+                now,
+                (n - 1) % reset_every == 0,
+                &[Fact::JournalFlushed { sequence: n }],
+                &mut out,
+            );
             (Position { incarnation: run, sequence: n }, Bytes::from(out))
         };
         (1..=count).map(encode).collect()

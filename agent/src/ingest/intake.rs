@@ -149,9 +149,8 @@ impl Intake {
         self.head_sequence = self.head_sequence.max(batch.head_sequence);
         self.flushed_sequence = self.flushed_sequence.max(batch.flushed_sequence);
         self.held.flushed(batch.incarnation, batch.flushed_sequence);
-        self.claimed_to = self
-            .claimed_to
-            .max((batch.first_sequence + batch.frames.len() as u64).saturating_sub(1));
+        self.claimed_to =
+            self.claimed_to.max((batch.first_sequence + batch.frames.len() as u64).saturating_sub(1));
         for (sequence, payload) in (batch.first_sequence..).zip(batch.frames) {
             if self.decoded_to.is_none_or(|decoded| sequence > decoded) {
                 self.waiting_bytes += payload.len();

@@ -103,7 +103,11 @@ fn a_run_ends_only_when_all_of_it_was_folded() {
     assert_eq!(outcome(&out), ((1..=6).collect(), vec![]));
     assert_eq!(out.last(), Some(&Step::RunEnded { ended: RUN, next: NEXT }));
     assert_eq!(intake.position(), Position { incarnation: NEXT, sequence: 0 });
-    assert_eq!(intake.take(batch(RUN, 3, &all[2..4], 6), 0, &mut out), Want::More, "late duplicates are nothing");
+    assert_eq!(
+        intake.take(batch(RUN, 3, &all[2..4], 6), 0, &mut out),
+        Want::More,
+        "late duplicates are nothing"
+    );
     intake.take(batch(NEXT, 1, &frames(2, 9), 2), 0, &mut out);
     assert_eq!(intake.position(), Position { incarnation: NEXT, sequence: 2 });
     assert!(intake.caught_up());
@@ -215,7 +219,8 @@ fn stream(all: &[Bytes], missing: &BTreeSet<u64>, after: u64, chunk: usize, rese
         let payload = all[index as usize].clone();
         match batches.last_mut() {
             Some(last)
-                if last.first_sequence + last.frames.len() as u64 == index + 1 && last.frames.len() < chunk =>
+                if last.first_sequence + last.frames.len() as u64 == index + 1
+                    && last.frames.len() < chunk =>
             {
                 last.frames.push(payload)
             }
@@ -226,7 +231,13 @@ fn stream(all: &[Bytes], missing: &BTreeSet<u64>, after: u64, chunk: usize, rese
     batches
 }
 
-fn run(all: &[Bytes], missing: &BTreeSet<u64>, chunk: usize, reset_every: u64, mut faults: Vec<Fault>) -> Vec<Step> {
+fn run(
+    all: &[Bytes],
+    missing: &BTreeSet<u64>,
+    chunk: usize,
+    reset_every: u64,
+    mut faults: Vec<Fault>,
+) -> Vec<Step> {
     let mut intake = after(0);
     let mut out = Vec::new();
     let mut now = 0;

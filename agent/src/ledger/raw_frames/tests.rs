@@ -7,7 +7,8 @@ const DIR: &str = "/agent/raw";
 
 fn sources(n: u64) -> Vec<RawSource> {
     let position = |sequence| Position { incarnation: Incarnation([n as u8; 16]), sequence };
-    let frames = (1..=n).map(|k| (position(k), Bytes::from(vec![k as u8; (k * 37 % 600) as usize]))).collect();
+    let frames =
+        (1..=n).map(|k| (position(k), Bytes::from(vec![k as u8; (k * 37 % 600) as usize]))).collect();
     vec![RawSource { name: "broker-a".into(), frames }, RawSource { name: "broker-b".into(), frames: vec![] }]
 }
 

@@ -149,7 +149,8 @@ fn flipped_bytes_never_give_a_state_that_never_was() {
                 assert!(aside.join("db").exists(), "what was found is kept for a look");
             }
             None => {
-                let step = opened.rows.iter().find(|(key, _)| key == b"pstep").map(|(_, value)| value.clone());
+                let step =
+                    opened.rows.iter().find(|(key, _)| key == b"pstep").map(|(_, value)| value.clone());
                 let step = step.map_or(0, |value| u64::from_be_bytes(value.try_into().unwrap()));
                 assert_eq!(opened.rows, model(step), "rows and position belong together");
                 if step == STEPS { unharmed += 1 } else { rolled_back += 1 }

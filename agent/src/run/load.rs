@@ -1,0 +1,146 @@
+//! Owns the agent's start: opens its stores, takes over the last checkpoint, and catches up with its own logs. Never talks to a
+//! source. Called once, on the agent's thread.
+
+use super::core::Core;
+use super::status::{SourceKind, SourceStatus};
+use crate::config::AgentConfig;
+use crate::ingest::held::Held;
+use crate::ingest::intake::{Intake, Step};
+use crate::ledger::checkpoint::{Stores, WITNESS_KEY};
+use crate::ledger::evidence_log::{self, EvidenceLog};
+use crate::ledger::raw_frames::{RawFrames, RawSource};
+use crate::ledger::verdict_log::{Record, RecordKind, VerdictLog, Witness};
+use crate::ledger::{Change, LedgerError, OpenedLedger};
+use lifecycle::identity::{Incarnation, Name};
+use std::sync::Arc;
+use store::disk::Disk;
+use store::error::StoreError;
+use thiserror::Error;
+
+/// Opens the ledger; on the agent's thread, since it blocks.
+pub type OpenLedger = Box<dyn FnOnce() -> Result<OpenedLedger, LedgerError> + Send>;
+
+/// Why the agent cannot start.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum LoadError {
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// One of its logs.
+    #[error("agent's logs: {0}")]
+    Logs(#[from] StoreError),
+}
+
+/// Everything a run starts with.
+pub struct Loaded {
+    /// Books and judge.
+    pub core: Core,
+    /// Where checkpoints go.
+    pub stores: Stores,
+    /// Where evidence goes.
+    pub evidence: EvidenceLog,
+    /// One per source, in their order.
+    pub intakes: Vec<Intake>,
+    /// The evidence log as a source.
+    pub evidence_status: SourceStatus,
+    /// Rows of a ledger that could not be used, to be removed with the first checkpoint.
+    pub stale: Vec<Change>,
+    /// To be said with the first checkpoint.
+    pub records: Vec<Record>,
+    /// How often the ledger was rebuilt, ever.
+    pub rebuilds: u64,
+    /// What is wrong with the agent's own logs.
+    pub damage: Vec<String>,
+}
+
+/// Where the agent's files are.
+pub struct Place<'a> {
+    /// Settings.
+    pub config: &'a AgentConfig,
+    /// The disk its logs are on.
+    pub disk: Arc<dyn Disk>,
+    /// This run.
+    pub incarnation: Incarnation,
+}
+
+/// Opens and reads everything.
+pub fn load(place: &Place<'_>, ledger: OpenLedger, sources: &[Name]) -> Result<Loaded, LoadError> {
+    let Place { config, disk, incarnation } = place;
+    let opened = ledger()?;
+    let witness = opened.rows.iter().find(|(key, _)| key == WITNESS_KEY);
+    let witness = witness.and_then(|(_, value)| Witness::decode(value));
+    let folder = |name: &str| config.data_dir.join(name);
+    let (verdicts, history) = VerdictLog::open(disk.clone(), folder("verdicts"), *incarnation, witness)?;
+    let (raw, raw_sources) = RawFrames::open(disk.clone(), folder("raw"))?;
+    let evidence =
+        EvidenceLog::open(disk.clone(), folder("evidence"), *incarnation, config.logs.evidence_bytes_max)?;
+
+    let mut rebuilt = opened.rebuilt;
+    let mut stale = Vec::new();
+    let mut core = Core::import(&opened.rows, config).unwrap_or_else(|| {
+        rebuilt = Some("rows of another version".to_owned());
+        stale = opened.rows.iter().map(|(key, _)| (key.clone(), None)).collect();
+        Core::new(config)
+    });
+    for record in &history.records {
+        core.restore(record);
+    }
+    let mut rebuilds = history.records.iter().filter(|r| r.kind == RecordKind::LedgerRebuilt).count() as u64;
+    let mut records = Vec::new();
+    if let Some(reason) = rebuilt {
+        tracing::error!(%reason, "ledger could not be used, building it again");
+        rebuilds += 1;
+        records.push(Record { kind: RecordKind::LedgerRebuilt, body: reason.into_bytes() });
+    }
+    for text in &history.damage {
+        tracing::error!(damage = %text, "the agent's own log is damaged");
+    }
+    let intakes = sources.iter().map(|name| intake(&mut core, name, &raw_sources, config)).collect();
+    let evidence_status = replay_evidence(&mut core, &evidence)?;
+    let stores = Stores { raw, verdicts, ledger: opened.ledger };
+    let damage = history.damage;
+    Ok(Loaded { core, stores, evidence, intakes, evidence_status, stale, records, rebuilds, damage })
+}
+
+fn intake(core: &mut Core, name: &Name, raw: &[RawSource], config: &AgentConfig) -> Intake {
+    let position = core.position_of(name);
+    let mut held = Held::new(usize::try_from(config.logs.raw_frames_bytes_max).unwrap_or(usize::MAX));
+    for source in raw.iter().filter(|source| source.name == *name) {
+        held.load(source.frames.clone());
+    }
+    // frames of runs before the ledger's own were folded; of its own run, those up to its position; of later ones none
+    let own = position.map_or(Incarnation::NONE, |position| position.incarnation);
+    for run in held.runs().into_iter().take_while(|_| position.is_some()) {
+        for (at, frame) in held.decode(run) {
+            if run != own || position.is_some_and(|position| at.sequence <= position.sequence) {
+                core.recall(name, at, &frame);
+            }
+        }
+        if run == own {
+            break;
+        }
+    }
+    Intake::new(position.unwrap_or_default(), held)
+}
+
+fn replay_evidence(core: &mut Core, log: &EvidenceLog) -> Result<SourceStatus, StoreError> {
+    let name: Name = evidence_log::SOURCE_NAME.into();
+    let mut status = SourceStatus::new(name.clone(), SourceKind::EvidenceLog);
+    evidence_log::replay(&log.view(), core.position_of(&name), |step| match step {
+        Step::Frame { position, frame } => {
+            core.apply(&name, position, &frame);
+            status.position = position;
+            status.last_frame_wall_ms = frame.now.wall_ms;
+        }
+        Step::Gap(gap) => {
+            status.gaps += 1;
+            tracing::error!(?gap, "reports of producers are gone");
+        }
+        Step::RunEnded { .. } => {}
+    })?;
+    status.position = core.position_of(&name).unwrap_or(status.position);
+    status.head_sequence = status.position.sequence;
+    status.flushed_sequence = status.position.sequence;
+    (status.up, status.caught_up) = (true, true);
+    Ok(status)
+}
