@@ -7,6 +7,7 @@ pub mod config;
 pub mod fold;
 pub mod http;
 pub mod ingest;
+pub mod judge;
 pub mod ledger;
 pub mod metrics;
 pub mod report;

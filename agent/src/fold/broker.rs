@@ -1,0 +1,440 @@
+//! Owns the books of one source: the runs it had, its store side, its groups. One frame at a time, strictly by sequence.
+//! Never judges; what may be wrong becomes an event. Called by [`crate::fold::Books`].
+
+mod consuming;
+mod recovery;
+mod storing;
+
+use crate::fold::event::{Event, What};
+use crate::fold::group::GroupBooks;
+use crate::fold::group_queue::{Bounds, Change};
+use crate::fold::queue::Queue;
+use crate::fold::repeats::Repeats;
+use crate::fold::timers::Timers;
+use crate::fold::unflushed::UnflushedQueue;
+use lifecycle::clock::Now;
+use lifecycle::fact::{EpochStarted, Fact, TopicConfigured};
+use lifecycle::frame::Frame;
+use lifecycle::identity::{CopyReason, Incarnation, MessageIdentity, Name, QueueKey, TopicIncarnation};
+use lifecycle::position::Position;
+use lifecycle::ranges::Ranges;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Epochs whose settings are remembered.
+pub const EPOCHS_MAX: usize = 64;
+/// Runs remembered, so that their frames are recognised when they come again.
+pub const RUNS_MAX: usize = 1_024;
+/// Gaps remembered one by one.
+pub const GAPS_MAX: usize = 1_024;
+/// Frames above the journal's flushed mark whose messages are counted apart.
+pub const ABOVE_FLUSH_MAX: usize = 65_536;
+
+/// Copies taken by recovery that are followed until they are made again.
+pub const MISSING_COPIES_MAX: usize = 65_536;
+
+/// One run of the source.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Run {
+    /// Which of the source's runs, in order of appearance.
+    pub number: u64,
+    /// Everything up to this frame was folded.
+    pub applied: u64,
+    /// Frames up to this one are on the source's disk.
+    pub flushed: u64,
+    /// A later run has begun: nothing more will come.
+    pub closed: bool,
+}
+
+/// Frames nobody will send any more.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Gap {
+    /// Their run.
+    pub incarnation: Incarnation,
+    /// First and last missing.
+    pub from: u64,
+    pub to: u64,
+    /// When it was noticed, the source's wall ms.
+    pub noted_wall_ms: u64,
+}
+
+/// A topic as last configured.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Topic {
+    /// Name, queues, permissions.
+    pub configured: TopicConfigured,
+    /// Stored since the evidence began.
+    pub stored: u64,
+    /// Whether its row is out of date.
+    pub dirty: bool,
+}
+
+/// Cumulative counts per stage, for metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Totals {
+    /// Sends of clients: stored + refused.
+    pub received: u64,
+    /// Sends refused.
+    pub refused: u64,
+    /// Sends stored: what clients sent, without copies.
+    pub produced: u64,
+    /// Stored messages, copies included.
+    pub stored: u64,
+    /// Known to be on disk.
+    pub flushed: u64,
+    /// Answered.
+    pub answered: u64,
+    /// Handed to members, again included.
+    pub delivered: u64,
+    /// Passed over.
+    pub filtered: u64,
+    /// Acknowledged or committed.
+    pub acked: u64,
+    /// Retry copies.
+    pub retried: u64,
+    /// Dead-letter copies.
+    pub dead_lettered: u64,
+    /// Deleted by retention.
+    pub expired: u64,
+    /// Debts a forward reset skipped.
+    pub skipped: u64,
+    /// Dead-letter copies that could not be stored.
+    pub dlq_write_failures: u64,
+    /// Redeliveries by cause, in the order of [`crate::fold::group_queue::Redelivery`].
+    pub redelivered: [u64; 4],
+    /// Facts that fit nothing known (a group without a start, members beyond the limit): never silently ignored.
+    pub unmatched: u64,
+}
+
+/// The store book: stored = flushed + unflushed + lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct StoreBook {
+    /// Every stored message the evidence knows of.
+    pub stored: u64,
+    /// On disk (deleted ones included).
+    pub flushed: u64,
+    /// Gone after a recovery.
+    pub lost: u64,
+}
+
+/// What must be written to the ledger again.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Stale {
+    /// A topic.
+    Topic(TopicIncarnation),
+    /// The queues of a topic, 64 together.
+    Queues(TopicIncarnation, u32),
+    /// A group's members and numbers.
+    Group(Name),
+    /// A group's books in the queues of a topic, 64 together.
+    GroupQueues(Name, TopicIncarnation, u32),
+}
+
+/// Queues that share a ledger row.
+pub const QUEUES_PER_ROW: u32 = 64;
+
+/// The books of one source.
+#[derive(Clone, Default)]
+pub struct BrokerBooks {
+    /// The source: a replica group's broker name, or the agent's own evidence log.
+    pub name: SourceName,
+    /// Its runs.
+    pub runs: BTreeMap<Incarnation, Run>,
+    /// The run that is being read.
+    pub current: Incarnation,
+    /// The current epoch's number; 0: none yet.
+    pub epoch: u64,
+    /// Settings per epoch, oldest first.
+    pub epochs: Vec<EpochStarted>,
+    /// The clocks of the last frame.
+    pub now: Now,
+    /// Topics by incarnation.
+    pub topics: BTreeMap<TopicIncarnation, Topic>,
+    /// Queues.
+    pub queues: BTreeMap<QueueKey, Queue>,
+    /// What a power cut would take.
+    pub unflushed: UnflushedQueue,
+    /// Ordinals answered with less than the promise, until flushed.
+    pub at_risk: Ranges,
+    /// Sends with lower ordinals of this run have been answered.
+    pub answered_end: u64,
+    /// Groups.
+    pub groups: BTreeMap<Name, GroupBooks>,
+    /// The schedule.
+    pub timers: Timers,
+    /// Counts for metrics.
+    pub totals: Totals,
+    /// The store book.
+    pub store: StoreBook,
+    /// Missing frames.
+    pub gaps: VecDeque<Gap>,
+    /// Gaps ever noted.
+    pub gap_count: u64,
+    /// What may be answered before the journal is flushed again.
+    pub reserved_messages: u64,
+    /// Upper bound of messages taken by power cuts without a name.
+    pub unnamed: u64,
+    /// Recoveries that left such messages: how many, the epoch that ended, the run that found it. The newest few.
+    pub unnamed_windows: Vec<(u64, u64, Incarnation)>,
+    /// Messages stored per frame above the journal's flushed mark.
+    pub above_flush: VecDeque<(u64, u64)>,
+    /// Copies that recovery took and the broker has not made again.
+    pub missing_copies: BTreeSet<(Name, MessageIdentity, CopyReason)>,
+    pub(in crate::fold) repeats: Repeats,
+    pub(in crate::fold) stale: BTreeSet<Stale>,
+    pub(in crate::fold) events: Vec<Event>,
+    pub(in crate::fold) idle_after_ms: u64,
+    changes: Vec<Change>,
+    at: Position,
+}
+
+/// The name of a source.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct SourceName(pub Name);
+
+impl Default for SourceName {
+    fn default() -> Self {
+        SourceName("".into())
+    }
+}
+
+/// What [`BrokerBooks::apply`] did with a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Applied {
+    /// It was next, or a snapshot.
+    New,
+    /// It had been applied before.
+    Duplicate,
+    /// It belongs to a run that is over; its facts can no longer be placed.
+    TooLate,
+}
+
+impl BrokerBooks {
+    /// Empty books of a source.
+    pub fn new(name: &Name, idle_after_ms: u64) -> Self {
+        BrokerBooks { name: SourceName(name.clone()), idle_after_ms, ..Default::default() }
+    }
+
+    /// Applies one frame.
+    pub fn apply(&mut self, position: Position, frame: &Frame) -> Applied {
+        let known = self.runs.get(&position.incarnation).copied();
+        if let Some(run) = known {
+            let again = if frame.snapshot {
+                position.sequence < run.applied
+            } else {
+                position.sequence <= run.applied
+            };
+            if again {
+                return Applied::Duplicate;
+            }
+            if run.closed {
+                return Applied::TooLate;
+            }
+        }
+        self.at = position;
+        self.now = frame.now;
+        if known.is_none() {
+            self.begin_run(position, frame.snapshot);
+        }
+        let applied = self.runs.get(&position.incarnation).map_or(0, |run| run.applied);
+        if !frame.snapshot && position.sequence > applied + 1 {
+            self.note_gap(position.incarnation, applied + 1, position.sequence - 1);
+        }
+        let stored_before = self.store.stored;
+        for fact in &frame.facts {
+            self.apply_fact(fact, frame.snapshot);
+        }
+        let stored = self.store.stored - stored_before;
+        if stored > 0 && !frame.snapshot {
+            if self.above_flush.len() >= ABOVE_FLUSH_MAX {
+                self.above_flush.pop_front();
+            }
+            self.above_flush.push_back((position.sequence, stored));
+        }
+        if let Some(run) = self.runs.get_mut(&position.incarnation) {
+            run.applied = run.applied.max(position.sequence);
+        }
+        Applied::New
+    }
+
+    fn begin_run(&mut self, position: Position, snapshot: bool) {
+        for run in self.runs.values_mut() {
+            run.closed = true;
+        }
+        let number = self.runs.values().map(|run| run.number + 1).max().unwrap_or(0);
+        if self.runs.len() >= RUNS_MAX {
+            let oldest = self.runs.iter().min_by_key(|(_, run)| run.number).map(|(key, _)| *key);
+            self.runs.retain(|key, _| Some(*key) != oldest);
+        }
+        // a snapshot stands for everything before it
+        let applied = if snapshot { position.sequence } else { 0 };
+        self.runs.insert(position.incarnation, Run { number, applied, ..Default::default() });
+        self.current = position.incarnation;
+        self.answered_end = 0;
+    }
+
+    fn note_gap(&mut self, incarnation: Incarnation, from: u64, to: u64) {
+        if self.gaps.len() >= GAPS_MAX {
+            self.gaps.pop_front();
+        }
+        self.gap_count += 1;
+        self.gaps.push_back(Gap { incarnation, from, to, noted_wall_ms: self.now.wall_ms });
+        for queue in self.queues.values_mut() {
+            queue.untrusted_below = queue.untrusted_below.max(queue.max);
+        }
+        let all: Vec<QueueKey> = self.queues.keys().copied().collect();
+        for key in all {
+            self.queue_changed(key);
+        }
+        self.emit(What::Gap { incarnation, from, to });
+    }
+
+    fn apply_fact(&mut self, fact: &Fact, snapshot: bool) {
+        match fact {
+            Fact::Stored(stored) => self.stored(stored),
+            Fact::Flushed { log_position } => self.flushed(*log_position),
+            Fact::Answered { from_ordinal, count, class } => self.answered(*from_ordinal, *count, *class),
+            Fact::Refused { topic, code, reason, one_way, ids } => {
+                self.refused(topic, *code, reason, (*one_way, ids));
+            }
+            Fact::BrokenOff { ordinal } => self.broken_off(*ordinal),
+            Fact::CopyFailed { group, parent, reason, error } => {
+                self.copy_failed(group, *parent, *reason, error);
+            }
+            Fact::JournalFlushed { sequence } => self.journal_flushed(*sequence),
+            Fact::Reserved { messages, .. } => self.reserved_messages = *messages,
+            Fact::EpochStarted(started) => self.epoch_started(started),
+            Fact::Recovered(recovered) => self.recovered(recovered),
+            Fact::TopicConfigured(configured) => self.topic_configured(configured),
+            Fact::TopicDeleted { topic, .. } => self.topic_deleted(*topic),
+            Fact::Expired { queue, from, to, .. } => self.expired(*queue, *from, *to),
+            Fact::QueueState { queue, min_offset, max_offset } => {
+                self.queue_state(*queue, *min_offset, *max_offset);
+            }
+            Fact::SentReported(report) => self.emit(What::Sent(report.clone())),
+            Fact::OperatorActed { incident, action, actor, note, wall_ms } => self.emit(What::Operator {
+                incident: *incident,
+                action: *action,
+                actor: actor.clone(),
+                note: note.clone(),
+                wall_ms: *wall_ms,
+            }),
+            Fact::ClockStepped { .. } | Fact::Replicated { .. } => {}
+            _ => self.apply_group_fact(fact, snapshot),
+        }
+    }
+
+    /// Notes that frames `from..=to` of a run will never be received, for a reason the numbers do not show.
+    pub fn lose_frames(&mut self, incarnation: Incarnation, from: u64, to: u64) {
+        let applied = self.runs.get(&incarnation).map_or(0, |run| run.applied);
+        let noted =
+            self.gaps.iter().any(|gap| (gap.incarnation, gap.from, gap.to) == (incarnation, from, to));
+        if noted || to <= applied {
+            return;
+        }
+        self.at = Position { incarnation, sequence: from };
+        if !self.runs.contains_key(&incarnation) {
+            self.begin_run(self.at, false);
+        }
+        self.note_gap(incarnation, from, to);
+        if let Some(run) = self.runs.get_mut(&incarnation)
+            && to < u64::MAX
+        {
+            run.applied = run.applied.max(to);
+        }
+    }
+
+    fn journal_flushed(&mut self, sequence: u64) {
+        if let Some(run) = self.runs.get_mut(&self.at.incarnation) {
+            run.flushed = run.flushed.max(sequence);
+        }
+        while self.above_flush.front().is_some_and(|(at, _)| *at <= sequence) {
+            self.above_flush.pop_front();
+        }
+    }
+
+    fn epoch_started(&mut self, started: &EpochStarted) {
+        self.epoch = started.epoch.number;
+        if self.epochs.last().is_some_and(|last| last.epoch == started.epoch) {
+            return;
+        }
+        if self.epochs.len() >= EPOCHS_MAX {
+            self.epochs.remove(0);
+        }
+        self.epochs.push(started.clone());
+    }
+
+    fn topic_configured(&mut self, configured: &TopicConfigured) {
+        let stored = self.topics.get(&configured.topic).map_or(0, |topic| topic.stored);
+        self.topics.insert(configured.topic, Topic { configured: configured.clone(), stored, dirty: true });
+        self.stale.insert(Stale::Topic(configured.topic));
+    }
+
+    fn topic_deleted(&mut self, topic: TopicIncarnation) {
+        let keys: Vec<QueueKey> = self.queues_of(topic).map(|(key, _)| key).collect();
+        for key in keys {
+            let owners = self.queues.remove(&key).map(|queue| queue.owners).unwrap_or_default();
+            self.stale.insert(Stale::Queues(key.topic, key.queue_id / QUEUES_PER_ROW));
+            for owner in owners {
+                if let Some(group) = self.groups.get_mut(&owner) {
+                    group.queues.remove(&key);
+                }
+                self.stale.insert(Stale::GroupQueues(owner, key.topic, key.queue_id / QUEUES_PER_ROW));
+            }
+        }
+        self.topics.remove(&topic);
+        self.stale.insert(Stale::Topic(topic));
+    }
+
+    /// The queues of a topic.
+    pub fn queues_of(&self, topic: TopicIncarnation) -> impl Iterator<Item = (QueueKey, &Queue)> {
+        let from = QueueKey { topic, queue_id: 0 };
+        let to = QueueKey { topic, queue_id: u32::MAX };
+        self.queues.range(from..=to).map(|(key, queue)| (*key, queue))
+    }
+
+    /// The name of a topic; empty when it is not known.
+    pub fn topic_name(&self, topic: TopicIncarnation) -> &str {
+        self.topics.get(&topic).map_or("", |topic| &topic.configured.name)
+    }
+
+    /// The newest incarnation of a topic with this name.
+    pub fn topic_named(&self, name: &str) -> Option<TopicIncarnation> {
+        self.topics.iter().rev().find(|(_, topic)| &*topic.configured.name == name).map(|(key, _)| *key)
+    }
+
+    /// A setting of an epoch, by its RocketMQ name; empty when not stated.
+    pub fn setting(&self, epoch: u64, name: &str) -> &str {
+        let started = self.epochs.iter().rev().find(|started| started.epoch.number == epoch);
+        let settings = started.map(|started| started.settings.as_slice()).unwrap_or_default();
+        settings.iter().find(|(key, _)| &**key == name).map_or("", |(_, value)| value)
+    }
+
+    /// Whether nothing more can come at or before this place: it was folded, or its run is over.
+    pub fn has_passed(&self, position: Position) -> bool {
+        let run = self.runs.get(&position.incarnation);
+        run.is_some_and(|run| run.closed || run.applied >= position.sequence)
+    }
+
+    fn bounds(queue: &Queue) -> Bounds {
+        Bounds { min: queue.min, max: queue.max, untrusted_below: queue.untrusted_below }
+    }
+
+    fn queue_changed(&mut self, key: QueueKey) {
+        if let Some(queue) = self.queues.get_mut(&key)
+            && !queue.dirty
+        {
+            queue.dirty = true;
+            self.stale.insert(Stale::Queues(key.topic, key.queue_id / QUEUES_PER_ROW));
+        }
+    }
+
+    fn emit(&mut self, what: What) {
+        self.events.push(Event {
+            source: self.name.0.clone(),
+            at: self.at,
+            wall_ms: self.now.wall_ms,
+            epoch: self.epoch,
+            what,
+        });
+    }
+}

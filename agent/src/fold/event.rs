@@ -1,0 +1,105 @@
+//! Owns what the fold tells the judge: things that may be wrong, or that set an earlier one right. Events are consequences of
+//! facts, in order; they carry the frame they rest on. Never a judgement: deadlines and barriers are the judge's.
+
+use crate::fold::class::Class;
+use lifecycle::fact::{AnswerClass, OperatorAction, SentReported};
+use lifecycle::identity::{CopyReason, Incarnation, MessageIdentity, Name, QueueKey};
+use lifecycle::position::Position;
+
+/// Client ids one event names; the rest is counted.
+pub const EVENT_IDS_MAX: usize = 65_536;
+
+/// Something the judge must hear of.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Event {
+    /// Whose books it happened in.
+    pub source: Name,
+    /// The frame it rests on.
+    pub at: Position,
+    /// The source's wall clock then.
+    pub wall_ms: u64,
+    /// The epoch that ran then.
+    pub epoch: u64,
+    /// What happened.
+    pub what: What,
+}
+
+/// Consecutive offsets of one queue.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Span {
+    /// The queue.
+    pub queue: QueueKey,
+    /// First offset.
+    pub from: u64,
+    /// One past the last.
+    pub to: u64,
+    /// The epoch that stored them; 0: not known.
+    pub epoch: u64,
+}
+
+/// A client id, and where it was stored.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct NamedMessage {
+    /// The client's id.
+    pub id: Name,
+    /// Its identity.
+    pub identity: MessageIdentity,
+}
+
+/// What happened.
+#[derive(Clone, PartialEq, Debug)]
+pub enum What {
+    /// Frames `from..=to` of a run were never received.
+    Gap { incarnation: Incarnation, from: u64, to: u64 },
+    /// Recovery found these gone. `unnamed` more may be gone without a name.
+    StoreLost {
+        closed_epoch: u64,
+        spans: Vec<Span>,
+        named: Vec<NamedMessage>,
+        lost: u64,
+        unnamed: u64,
+        clean: bool,
+    },
+    /// Recovery took a copy: the broker must make it again, or its debt is lost.
+    CopyLost { group: Name, copy: Span, parent: MessageIdentity, reason: CopyReason },
+    /// A copy was stored (only told while some are missing).
+    CopyRemade { group: Name, parent: MessageIdentity, reason: CopyReason },
+    /// A debt of a group ended without its getting the messages.
+    Lost { class: Class, group: Name, span: Span, actor: Name },
+    /// What had been lost to a group was settled after all.
+    Regained { group: Name, span: Span },
+    /// What had been lost to a group is owed again.
+    Reopened { group: Name, span: Span },
+    /// Answered with less than the promise.
+    AtRisk { class: AnswerClass, spans: Vec<Span>, named: Vec<NamedMessage> },
+    /// Those are on disk now.
+    RiskOver { spans: Vec<Span> },
+    /// Sends were refused.
+    Refused { topic: Name, code: i32, reason: Name, one_way: bool, count: u64, ids: Vec<Name> },
+    /// The answer of a stored send could not be written.
+    BrokenOff { span: Option<Span>, id: Option<Name> },
+    /// A copy could not be stored.
+    CopyFailed { group: Name, parent: MessageIdentity, reason: CopyReason, error: Name },
+    /// A copy that had failed was stored.
+    CopyMade { group: Name, parent: MessageIdentity, reason: CopyReason },
+    /// A dead-letter copy arrived.
+    DeadLettered { group: Name, copy: MessageIdentity, parent: MessageIdentity, root: MessageIdentity },
+    /// Retention took dead letters nobody had taken.
+    DlqExpired { group: Name, span: Span },
+    /// Passed over while members disagreed.
+    ConflictFiltered { group: Name, topic: Name, span: Span, expressions: Vec<Name> },
+    /// Delivered after having been passed over in a conflict.
+    ConflictDelivered { group: Name, span: Span },
+    /// Handed out, though never stored.
+    Unexpected { group: Name, span: Span },
+    /// A client id was stored again soon after: perhaps a producer's retry. To be confirmed by asking the source.
+    DuplicateCandidate { id: Name, first: MessageIdentity, second: MessageIdentity },
+    /// An operator sent a lost or dead message again.
+    ReDriven { parent: MessageIdentity, root: MessageIdentity },
+    /// A delayed message or retry left the schedule.
+    TimerDone { span: Span },
+    /// A producer reported.
+    Sent(SentReported),
+    /// An operator acted.
+    Operator { incident: Incarnation, action: OperatorAction, actor: Name, note: Name, wall_ms: u64 },
+}

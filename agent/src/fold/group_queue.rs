@@ -1,0 +1,587 @@
+//! Owns the books of one group in one queue: what it owes, and what became of each debt. Everything below the floor is
+//! settled history and costs nothing. Never knows other queues; what the judge must hear is returned as changes.
+
+use crate::fold::class::Class;
+use crate::fold::marks::{Mark, Marks, State};
+use lifecycle::fact::MoveReason;
+use lifecycle::identity::CopyReason;
+use lifecycle::ranges::Ranges;
+use std::collections::BTreeMap;
+
+/// Failed copies remembered per group and queue; beyond it the oldest is forgotten (and counted by the broker's books).
+pub const FAILED_COPIES_MAX: usize = 4_096;
+/// Runs of lost offsets remembered per group and queue for a later rewind.
+pub const LOST_RUNS_MAX: usize = 4_096;
+
+/// What became of the debts, in numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Done, filtered ones included.
+    pub settled: u64,
+    /// Of the settled: excluded by the subscription.
+    pub filtered: u64,
+    /// Taken over by a copy.
+    pub moved: u64,
+    /// In the dead-letter topic.
+    pub dead_lettered: u64,
+    /// Lost, of all classes.
+    pub lost: u64,
+    /// The evidence does not tell.
+    pub undecided: u64,
+}
+
+impl Counts {
+    fn slot(&mut self, state: State) -> Option<&mut u64> {
+        match state {
+            State::Settled | State::Filtered => Some(&mut self.settled),
+            State::Moved => Some(&mut self.moved),
+            State::DeadLettered => Some(&mut self.dead_lettered),
+            State::Lost => Some(&mut self.lost),
+            State::Undecided => Some(&mut self.undecided),
+            _ => None,
+        }
+    }
+
+    fn turn(&mut self, from: Option<State>, to: Option<State>, count: u64) {
+        if from == Some(State::Filtered) {
+            self.filtered -= count;
+        }
+        if to == Some(State::Filtered) {
+            self.filtered += count;
+        }
+        if let Some(slot) = from.and_then(|state| self.slot(state)) {
+            *slot -= count;
+        }
+        if let Some(slot) = to.and_then(|state| self.slot(state)) {
+            *slot += count;
+        }
+    }
+
+    /// Everything that is no longer owed.
+    pub fn ended(&self) -> u64 {
+        self.settled + self.moved + self.dead_lettered + self.lost + self.undecided
+    }
+}
+
+/// Why a message was handed out again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Redelivery {
+    /// Its lease ran out.
+    LeaseExpired = 0,
+    /// It was given back.
+    Nack = 1,
+    /// The position was moved back.
+    Rewind = 2,
+    /// The queue went to another member before the progress was committed.
+    Rebalance = 3,
+}
+
+/// What the store side says about the queue while a fact is applied.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Lowest offset that exists.
+    pub min: u64,
+    /// One past the highest.
+    pub max: u64,
+    /// Below it deliveries may be hidden in an evidence gap.
+    pub untrusted_below: u64,
+}
+
+/// A consequence the broker's books pass on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// Lost to this group.
+    Lost(Class, u64, u64),
+    /// Lost before, settled now.
+    Regained(u64, u64),
+    /// Lost before, owed again.
+    Reopened(u64, u64),
+    /// Handed out again.
+    Redelivered(Redelivery, u64),
+    /// Delivered after having been passed over.
+    Unfiltered(u64, u64),
+}
+
+/// One group in one queue.
+#[derive(Clone, Debug, Default)]
+pub struct GroupQueue {
+    /// Owes everything from here on.
+    pub start: u64,
+    /// Its position, as the broker last stated it.
+    pub position: u64,
+    /// Below it every debt has ended.
+    pub floor: u64,
+    /// Debts beside `start..max`: offsets that recovery cut off, and those owed again after a rewind.
+    pub owed_extra: u64,
+    /// Messages before the membership, when the group started.
+    pub before_membership: u64,
+    /// What became of the debts.
+    pub counts: Counts,
+    /// Offsets above the floor.
+    pub marks: Marks,
+    /// Lost offsets that still exist, for a later rewind: start → (end, class).
+    pub lost: BTreeMap<u64, (u64, Class)>,
+    /// Parents whose copy failed.
+    pub failed_copies: BTreeMap<u64, CopyReason>,
+    /// Whether its row is out of date.
+    pub dirty: bool,
+}
+
+impl GroupQueue {
+    /// A group that owes the queue from `start` on.
+    pub fn starting_at(start: u64, min: u64) -> Self {
+        GroupQueue {
+            start,
+            position: start,
+            floor: start,
+            before_membership: start.saturating_sub(min),
+            ..Default::default()
+        }
+    }
+
+    /// Everything it ever owed.
+    pub fn owed(&self, max: u64) -> u64 {
+        self.owed_extra + max.saturating_sub(self.start)
+    }
+
+    /// Debts without an outcome yet.
+    pub fn in_flight(&self, max: u64) -> u64 {
+        self.owed(max).saturating_sub(self.counts.ended())
+    }
+
+    /// The same, counted from the marks: the two must agree.
+    pub fn in_flight_by_marks(&self, max: u64) -> u64 {
+        let ended: u64 =
+            self.marks.iter().filter(|(_, _, mark)| mark.state.is_terminal()).map(|(a, b, _)| b - a).sum();
+        max.saturating_sub(self.floor) - ended
+    }
+
+    /// Debts no member has been handed.
+    pub fn undelivered(&self, max: u64) -> u64 {
+        let touched: u64 = self
+            .marks
+            .iter()
+            .filter(|(_, _, mark)| !matches!(mark.state, State::Reopened | State::Missed))
+            .map(|(a, b, _)| b - a)
+            .sum();
+        max.saturating_sub(self.floor) - touched
+    }
+
+    /// Lowest offset that is owed and not done.
+    pub fn oldest_open(&self, max: u64) -> Option<u64> {
+        (self.floor < max).then_some(self.floor)
+    }
+
+    fn rewrite(&mut self, from: u64, to: u64, mut turn: impl FnMut(u64, u64, Option<Mark>) -> Option<Mark>) {
+        let counts = &mut self.counts;
+        self.marks.rewrite(from, to, |a, b, old| {
+            let new = turn(a, b, old);
+            counts.turn(old.map(|m| m.state), new.map(|m| m.state), b - a);
+            new
+        });
+    }
+
+    /// As [`Self::rewrite`], with pieces cut where trust or existence changes.
+    fn rewrite_cut(
+        &mut self,
+        span: (u64, u64),
+        bounds: Bounds,
+        mut turn: impl FnMut(u64, u64, Option<Mark>) -> Option<Mark>,
+    ) {
+        let mut at = span.0;
+        let cuts = [bounds.min.min(bounds.untrusted_below), bounds.min.max(bounds.untrusted_below), span.1];
+        for cut in cuts {
+            let to = cut.clamp(at, span.1.max(at));
+            self.rewrite(at, to, &mut turn);
+            at = to;
+        }
+    }
+
+    fn settle_down(&mut self) {
+        self.floor = self.marks.advance(self.floor);
+    }
+
+    /// Handed to a member.
+    pub fn delivered(&mut self, from: u64, to: u64, lease: (u32, u64), out: &mut Vec<Change>) {
+        if from < self.floor {
+            out.push(Change::Redelivered(Redelivery::Rebalance, self.floor.min(to) - from));
+        }
+        let (attempt, lease_until_ms) = lease;
+        let mut found = Vec::new();
+        self.rewrite(from.max(self.floor), to, |a, b, old| {
+            let fresh = Mark { state: State::Delivered, was_lost: false, attempt, lease_until_ms };
+            let Some(old) = old else { return Some(fresh) };
+            let again = Mark { was_lost: old.was_lost, ..fresh };
+            let cause = match old.state {
+                State::LeaseExpired => Redelivery::LeaseExpired,
+                State::Nacked => Redelivery::Nack,
+                State::Reopened => Redelivery::Rewind,
+                State::Delivered if attempt > 1 => Redelivery::LeaseExpired,
+                State::Missed | State::Undecided => return Some(again),
+                State::Filtered => {
+                    found.push(Change::Unfiltered(a, b));
+                    return Some(again);
+                }
+                State::Lost => {
+                    found.push(Change::Reopened(a, b));
+                    return Some(Mark { was_lost: true, ..fresh });
+                }
+                _ => Redelivery::Rebalance,
+            };
+            found.push(Change::Redelivered(cause, b - a));
+            Some(if old.state.is_terminal() { old } else { again })
+        });
+        self.note(&mut found, out);
+    }
+
+    /// Passed over for the subscription.
+    pub fn filtered(&mut self, from: u64, to: u64) {
+        self.rewrite(from.max(self.floor), to, |_, _, old| match old {
+            Some(mark) if mark.state == State::Delivered || mark.state.is_terminal() => old,
+            _ => Some(Mark::of(State::Filtered)),
+        });
+        self.settle_down();
+    }
+
+    /// Acknowledged one by one.
+    pub fn acked(&mut self, from: u64, to: u64, bounds: Bounds, out: &mut Vec<Change>) {
+        let to = to.min(bounds.max);
+        let mut found = Vec::new();
+        self.rewrite_cut((from.max(self.floor), to), bounds, |a, b, old| match old {
+            None if b <= bounds.untrusted_below => Some(Mark::of(State::Settled)),
+            None => {
+                found.push(Change::Lost(Class::AckedWithoutDelivery, a, b));
+                Some(Mark::of(State::Lost))
+            }
+            Some(mark) if mark.state == State::Lost => {
+                found.push(Change::Regained(a, b));
+                Some(Mark::of(State::Settled))
+            }
+            Some(mark) if mark.state.is_terminal() => old,
+            Some(mark) => {
+                if mark.was_lost || mark.state == State::Missed {
+                    found.push(Change::Regained(a, b));
+                }
+                Some(Mark::of(State::Settled))
+            }
+        });
+        self.note(&mut found, out);
+        self.settle_down();
+    }
+
+    /// Given back, or the lease ran out: to be handed out again, unless retention was faster.
+    pub fn given_back(&mut self, span: (u64, u64), state: State, bounds: Bounds, out: &mut Vec<Change>) {
+        let mut found = Vec::new();
+        self.rewrite_cut((span.0.max(self.floor), span.1.min(bounds.max)), bounds, |a, b, old| match old {
+            Some(mark) if mark.state == State::Delivered && a < bounds.min => {
+                found.push(Change::Lost(Class::ExpiredBeforeConsumption, a, b));
+                Some(Mark::of(State::Lost))
+            }
+            Some(mark) if matches!(mark.state, State::Delivered | State::Nacked | State::LeaseExpired) => {
+                Some(Mark { state, lease_until_ms: 0, ..mark })
+            }
+            _ => old,
+        });
+        self.note(&mut found, out);
+        self.settle_down();
+    }
+
+    /// A copy took over the debt, or the message is a dead letter now.
+    pub fn copied(&mut self, offset: u64, state: State, bounds: Bounds) {
+        self.failed_copies.remove(&offset);
+        self.rewrite(offset.max(self.floor), (offset + 1).min(bounds.max), |_, _, old| match old {
+            Some(mark) if mark.state.is_terminal() => old,
+            _ => Some(Mark::of(state)),
+        });
+        self.settle_down();
+    }
+
+    /// A copy could not be stored.
+    pub fn copy_failed(&mut self, offset: u64, reason: CopyReason) {
+        if offset < self.floor {
+            return;
+        }
+        if self.failed_copies.len() >= FAILED_COPIES_MAX {
+            self.failed_copies.pop_first();
+        }
+        self.failed_copies.insert(offset, reason);
+    }
+
+    /// The broker moved the group's position.
+    pub fn moved(&mut self, from: u64, to: u64, reason: MoveReason, bounds: Bounds, out: &mut Vec<Change>) {
+        self.position = to;
+        if to < from {
+            self.reopen(to.max(bounds.min), bounds, out);
+            return;
+        }
+        let class = match reason {
+            MoveReason::Commit | MoveReason::AckFloor => Class::AckedWithoutDelivery,
+            MoveReason::Retention => Class::ExpiredBeforeConsumption,
+            MoveReason::Reset | MoveReason::Correction | MoveReason::Recovery => Class::SkippedByOffsetReset,
+        };
+        self.pass(to.min(bounds.max), class, bounds, out);
+    }
+
+    /// Every debt below `to` ends now; those nobody was handed end in `class`.
+    fn pass(&mut self, to: u64, class: Class, bounds: Bounds, out: &mut Vec<Change>) {
+        let mut found = Vec::new();
+        let failed: Vec<(u64, CopyReason)> =
+            self.failed_copies.range(..to).map(|(offset, reason)| (*offset, *reason)).collect();
+        for (offset, reason) in failed {
+            self.failed_copies.remove(&offset);
+            let class = if reason == CopyReason::DeadLetter {
+                Class::DlqWriteFailed
+            } else {
+                Class::SendBackFailedThenPassed
+            };
+            self.end_as_lost(offset, class, &mut found);
+        }
+        let below_min = |b: u64| b <= bounds.min;
+        self.rewrite_cut((self.floor, to), bounds, |a, b, old| {
+            let given_back = old.is_some_and(|m| matches!(m.state, State::Nacked | State::LeaseExpired));
+            match old {
+                Some(mark) if mark.state == State::Delivered => {
+                    if mark.was_lost {
+                        found.push(Change::Regained(a, b));
+                    }
+                    Some(Mark::of(State::Settled))
+                }
+                Some(mark) if mark.state == State::Reopened => Some(Mark::of(State::Settled)),
+                Some(mark) if !given_back && mark.state != State::Missed => old,
+                None if b <= bounds.untrusted_below => Some(Mark::of(State::Undecided)),
+                _ => {
+                    let class = if below_min(b) { Class::ExpiredBeforeConsumption } else { class };
+                    found.push(Change::Lost(class, a, b));
+                    Some(Mark::of(State::Lost))
+                }
+            }
+        });
+        self.note(&mut found, out);
+        self.settle_down();
+        self.floor = self.floor.max(to);
+    }
+
+    fn end_as_lost(&mut self, offset: u64, class: Class, found: &mut Vec<Change>) {
+        self.rewrite(offset.max(self.floor), offset + 1, |a, b, old| match old {
+            Some(mark) if mark.state.is_terminal() => old,
+            _ => {
+                found.push(Change::Lost(class, a, b));
+                Some(Mark::of(State::Lost))
+            }
+        });
+    }
+
+    /// Everything from `to` on is owed again, as far as it was done.
+    fn reopen(&mut self, to: u64, bounds: Bounds, out: &mut Vec<Change>) {
+        let old_floor = self.floor.min(bounds.max);
+        if to >= old_floor {
+            return;
+        }
+        let from_start = self.start.max(to);
+        self.start = self.start.min(to);
+        self.floor = to;
+        let lost = self.lost_within(from_start, old_floor);
+        let mut at = from_start;
+        for (a, b, _) in lost {
+            self.reopen_settled(at, a);
+            self.counts.lost -= b - a;
+            self.marks.rewrite(a, b, |_, _, _| Some(Mark { was_lost: true, ..Mark::of(State::Missed) }));
+            self.forget_lost(a, b);
+            out.push(Change::Reopened(a, b));
+            at = b;
+        }
+        self.reopen_settled(at, old_floor);
+    }
+
+    fn reopen_settled(&mut self, from: u64, to: u64) {
+        if from < to {
+            self.owed_extra += to - from;
+            self.marks.rewrite(from, to, |_, _, _| Some(Mark::of(State::Reopened)));
+        }
+    }
+
+    /// Retention deleted everything below `bounds.min`. `None`: the group is idle, the debts are forgiven.
+    pub fn expired(&mut self, class: Option<Class>, bounds: Bounds, out: &mut Vec<Change>) {
+        let to = bounds.min.min(bounds.max);
+        if to > self.start && to > self.floor {
+            let mut forgiven = 0;
+            let mut found = Vec::new();
+            self.rewrite_cut((self.floor, to), bounds, |a, b, old| match (old, class) {
+                (Some(mark), _) if mark.state == State::Delivered || mark.state.is_terminal() => old,
+                (Some(mark), _) if mark.state == State::Reopened => Some(Mark::of(State::Settled)),
+                (None, _) if b <= bounds.untrusted_below => Some(Mark::of(State::Undecided)),
+                (_, Some(class)) => {
+                    found.push(Change::Lost(class, a, b));
+                    Some(Mark::of(State::Lost))
+                }
+                (_, None) => {
+                    forgiven += b - a;
+                    Some(Mark::of(State::Settled))
+                }
+            });
+            self.before_membership += forgiven;
+            self.note(&mut found, out);
+            self.settle_down();
+        }
+        while let Some(first) = self.lost.first_entry()
+            && first.get().0 <= bounds.min
+        {
+            first.remove();
+        }
+    }
+
+    /// Recovery cut the queue at `end`, from `old_max`: what was open there is lost with the store's copy, what a member
+    /// holds is undecided, and the debts of copies that will be made again move on. Offsets from `end` on will be used again.
+    pub fn cut(&mut self, end: u64, old_max: u64, remade: &Ranges) {
+        let from = end.max(self.start);
+        if old_max > from {
+            self.owed_extra += old_max - from;
+            let turned = |remade: bool| {
+                move |_: u64, _: u64, old: Option<Mark>| match old {
+                    Some(mark) if mark.state.is_terminal() => old,
+                    Some(mark) if mark.state == State::Reopened => Some(Mark::of(State::Settled)),
+                    _ if remade => Some(Mark::of(State::Moved)),
+                    Some(mark) if mark.state == State::Delivered => Some(Mark::of(State::Undecided)),
+                    _ => Some(Mark::of(State::Lost)),
+                }
+            };
+            let from = from.max(self.floor);
+            for (a, b) in remade.within(from, old_max.max(from)).iter() {
+                self.rewrite(a, b, turned(true));
+            }
+            self.rewrite(from, old_max, turned(false));
+        }
+        // the counts keep what was cut; its marks go
+        self.marks.truncate(end);
+        self.start = self.start.min(end);
+        self.floor = self.floor.min(end).max(self.start);
+        self.forget_lost(end, u64::MAX);
+        drop(self.failed_copies.split_off(&end));
+        self.settle_down();
+    }
+
+    /// Records that did not survive in the middle of the queue.
+    pub fn bad(&mut self, from: u64, to: u64, bounds: Bounds, out: &mut Vec<Change>) {
+        let mut found = Vec::new();
+        self.rewrite(from.max(self.floor), to.min(bounds.max), |a, b, old| match old {
+            Some(mark) if mark.state == State::Delivered || mark.state.is_terminal() => old,
+            Some(mark) if mark.state == State::Reopened => Some(Mark::of(State::Settled)),
+            _ => {
+                found.push(Change::Lost(Class::StoredNotFlushedLost, a, b));
+                Some(Mark::of(State::Lost))
+            }
+        });
+        self.note(&mut found, out);
+        self.settle_down();
+    }
+
+    /// Offsets `from..to` were stored below the position the group reached in a lost epoch.
+    pub fn reused(&mut self, from: u64, to: u64, out: &mut Vec<Change>) {
+        let to = to.min(self.position);
+        let mut found = Vec::new();
+        self.rewrite(from.max(self.floor), to, |a, b, old| match old {
+            None => {
+                found.push(Change::Lost(Class::OffsetReused, a, b));
+                Some(Mark::of(State::Lost))
+            }
+            _ => old,
+        });
+        self.note(&mut found, out);
+        self.settle_down();
+    }
+
+    /// Offsets below `from` were stored without our hearing of it, and the position is above them already.
+    pub fn pass_hidden(&mut self, from: u64, bounds: Bounds, out: &mut Vec<Change>) {
+        self.pass(self.position.min(from), Class::AckedWithoutDelivery, bounds, out);
+    }
+
+    /// Whether the group was handed this offset, or is done with it.
+    pub fn has_taken(&self, offset: u64) -> bool {
+        let open = self.marks.get(offset).is_some_and(|mark| {
+            !matches!(
+                mark.state,
+                State::Lost | State::Missed | State::Undecided | State::Nacked | State::LeaseExpired
+            )
+        });
+        (offset >= self.start && offset < self.floor && self.lost_within(offset, offset + 1).is_empty())
+            || open
+    }
+
+    /// A whole state, restated by a snapshot.
+    pub fn restated(
+        &mut self,
+        position: u64,
+        delivered: &[(u64, u64)],
+        settled: &[(u64, u64)],
+        bounds: Bounds,
+    ) {
+        self.position = position;
+        let to = position.min(bounds.max);
+        // what a snapshot says is settled is so; how it came to be is not told
+        self.rewrite(self.floor, to, |_, _, old| match old {
+            Some(mark) if mark.state.is_terminal() => old,
+            _ => Some(Mark::of(State::Settled)),
+        });
+        for (from, end) in settled {
+            self.rewrite((*from).max(self.floor), (*end).min(bounds.max), |_, _, old| match old {
+                Some(mark) if mark.state.is_terminal() => old,
+                _ => Some(Mark::of(State::Settled)),
+            });
+        }
+        for (from, end) in delivered {
+            self.rewrite((*from).max(self.floor).max(to), (*end).min(bounds.max), |_, _, old| {
+                old.or(Some(Mark::of(State::Delivered)))
+            });
+        }
+        self.settle_down();
+        self.floor = self.floor.max(to);
+    }
+
+    fn note(&mut self, found: &mut Vec<Change>, out: &mut Vec<Change>) {
+        for change in found.drain(..) {
+            match change {
+                Change::Lost(class, from, to) => self.remember_lost(from, to, class),
+                Change::Regained(from, to) | Change::Reopened(from, to) => self.forget_lost(from, to),
+                _ => {}
+            }
+            out.push(change);
+        }
+    }
+
+    fn remember_lost(&mut self, from: u64, to: u64, class: Class) {
+        if let Some((start, (end, last))) = self.lost.range(..from).next_back().map(|(a, b)| (*a, *b))
+            && end == from
+            && last == class
+        {
+            self.lost.insert(start, (to, class));
+            return;
+        }
+        if self.lost.len() >= LOST_RUNS_MAX {
+            self.lost.pop_first();
+        }
+        self.lost.insert(from, (to, class));
+    }
+
+    fn lost_within(&self, from: u64, to: u64) -> Vec<(u64, u64, Class)> {
+        self.lost
+            .range(..to)
+            .filter(|(_, (end, _))| *end > from)
+            .map(|(a, (b, class))| ((*a).max(from), (*b).min(to), *class))
+            .collect()
+    }
+
+    fn forget_lost(&mut self, from: u64, to: u64) {
+        for (a, b, class) in self.lost_within(from, to) {
+            let whole = self.lost.range(..=a).next_back().map(|(start, (end, _))| (*start, *end));
+            let Some((start, end)) = whole else { continue };
+            self.lost.remove(&start);
+            if start < a {
+                self.lost.insert(start, (a, class));
+            }
+            if end > b {
+                self.lost.insert(b, (end, class));
+            }
+        }
+    }
+}

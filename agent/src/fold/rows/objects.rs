@@ -1,0 +1,353 @@
+//! Owns which object of a source's books goes into which row, and back. The two directions stand side by side.
+
+use super::codec::{MarkedRun, Row};
+use super::{Key, KeyReader, Kind, RowChange, RowError, Saved, encode, list, stale_set};
+use crate::fold::broker::{BrokerBooks, MISSING_COPIES_MAX, QUEUES_PER_ROW, Stale, Topic};
+use crate::fold::dead_letters::{DEAD_LETTER_WINDOW, DeadLetter};
+use crate::fold::group::GroupBooks;
+use crate::fold::group_queue::GroupQueue;
+use crate::fold::marks::{Marks, WINDOW};
+use crate::fold::queue::Queue;
+use crate::fold::timers::{TIMER_WINDOW, Timer};
+use crate::fold::unflushed::Unflushed;
+use lifecycle::fact::EpochStarted;
+use lifecycle::identity::{CopyReason, Incarnation, Name, QueueKey, TopicIncarnation};
+use lifecycle::varint::{Reader, put_varint};
+use std::collections::BTreeSet;
+
+/// Runs of marks that lie in their queue's row; more get rows of their own.
+const INLINE_RUNS_MAX: usize = 4;
+
+fn block(topic: TopicIncarnation, row: u32) -> std::ops::RangeInclusive<QueueKey> {
+    let first = row * QUEUES_PER_ROW;
+    let last = first + (QUEUES_PER_ROW - 1);
+    QueueKey { topic, queue_id: first }..=QueueKey { topic, queue_id: last }
+}
+
+fn runs(marks: impl Iterator<Item = (u64, u64, crate::fold::marks::Mark)>) -> Vec<MarkedRun> {
+    marks.map(|(from, to, mark)| MarkedRun { from, to, mark }).collect()
+}
+
+impl BrokerBooks {
+    pub(super) fn save(&mut self, name: &Name, saved: &mut Saved, out: &mut Vec<RowChange>) {
+        saved.save(Key::new(Kind::Head, name).0, Some(&encode(|bytes| self.put_head(bytes))), out);
+        for stale in stale_set(self) {
+            match stale {
+                Stale::Topic(topic) => self.save_topic(name, topic, saved, out),
+                Stale::Queues(topic, row) => self.save_queues(name, (topic, row), saved, out),
+                Stale::Group(group) => self.save_group(name, &group, saved, out),
+                Stale::GroupQueues(group, topic, row) => {
+                    self.save_group_queues(name, &group, (topic, row), (saved, out));
+                }
+            }
+        }
+        self.save_unflushed(name, saved, out);
+        for (queue, window) in std::mem::take(&mut self.timers.touched) {
+            let key = Key::new(Kind::Timers, name).u64(queue.topic.0).u32(queue.queue_id).u64(window).0;
+            let from = window * TIMER_WINDOW;
+            let timers = self.timers.within(queue, from, from.saturating_add(TIMER_WINDOW));
+            let timers: Vec<(u64, Timer)> = timers.map(|(offset, timer)| (offset, timer.clone())).collect();
+            let bytes = (!timers.is_empty()).then(|| list(timers.into_iter()));
+            saved.save(key, bytes.as_deref(), out);
+        }
+    }
+
+    pub(super) fn mark_all_stale(&mut self) {
+        let queues = self.queues.keys().map(|key| Stale::Queues(key.topic, key.queue_id / QUEUES_PER_ROW));
+        let mut stale: BTreeSet<Stale> = queues.collect();
+        stale.extend(self.topics.keys().map(|topic| Stale::Topic(*topic)));
+        for (name, group) in &mut self.groups {
+            stale.insert(Stale::Group(name.clone()));
+            group.dead_letters.touched = group
+                .dead_letters
+                .iter()
+                .map(|l| (l.copy.queue, l.copy.queue_offset / DEAD_LETTER_WINDOW))
+                .collect();
+            for (key, books) in &mut group.queues {
+                books.dirty = true;
+                stale.insert(Stale::GroupQueues(name.clone(), key.topic, key.queue_id / QUEUES_PER_ROW));
+            }
+        }
+        self.timers.touched =
+            self.timers.iter().map(|(queue, offset, _)| (queue, offset / TIMER_WINDOW)).collect();
+        self.stale = stale;
+    }
+
+    fn put_head(&self, out: &mut Vec<u8>) {
+        self.current.put(out);
+        (self.epoch, (self.now.mono_ms, self.now.wall_ms)).put(out);
+        (self.answered_end, (self.gap_count, (self.reserved_messages, self.unnamed))).put(out);
+        (self.store.stored, (self.store.flushed, self.store.lost)).put(out);
+        (self.unflushed.unnamed, self.unflushed.first_number).put(out);
+        self.totals.put(out);
+        self.at_risk.put(out);
+        self.above_flush.iter().copied().collect::<Vec<_>>().put(out);
+        self.epochs.put(out);
+        self.gaps.iter().cloned().collect::<Vec<_>>().put(out);
+        self.runs.iter().map(|(key, run)| (*key, *run)).collect::<Vec<_>>().put(out);
+        let windows = self.unnamed_windows.iter().map(|(count, epoch, run)| (*count, (*epoch, *run)));
+        windows.collect::<Vec<_>>().put(out);
+        put_varint(out, self.missing_copies.len() as u64);
+        for (group, parent, reason) in &self.missing_copies {
+            (group.clone(), *parent).put(out);
+            out.push(*reason as u8);
+        }
+    }
+
+    fn get_head(&mut self, row: &mut Reader<'_>) -> Result<(), RowError> {
+        self.current = Row::get(row)?;
+        (self.epoch, (self.now.mono_ms, self.now.wall_ms)) = Row::get(row)?;
+        (self.answered_end, (self.gap_count, (self.reserved_messages, self.unnamed))) = Row::get(row)?;
+        (self.store.stored, (self.store.flushed, self.store.lost)) = Row::get(row)?;
+        (self.unflushed.unnamed, self.unflushed.first_number) = Row::get(row)?;
+        self.totals = Row::get(row)?;
+        self.at_risk = Row::get(row)?;
+        self.above_flush = Vec::get(row)?.into();
+        self.epochs = Vec::<EpochStarted>::get(row)?;
+        self.gaps = Vec::get(row)?.into();
+        self.runs = Vec::<(Incarnation, _)>::get(row)?.into_iter().collect();
+        let windows = Vec::<(u64, (u64, Incarnation))>::get(row)?;
+        self.unnamed_windows = windows.into_iter().map(|(count, (epoch, run))| (count, epoch, run)).collect();
+        for _ in 0..row.length(MISSING_COPIES_MAX)? {
+            let (group, parent) = Row::get(row)?;
+            let reason = CopyReason::from_u8(row.u8()?).ok_or(RowError::Malformed("copy reason"))?;
+            self.missing_copies.insert((group, parent, reason));
+        }
+        Ok(())
+    }
+
+    fn save_topic(
+        &mut self,
+        name: &Name,
+        topic: TopicIncarnation,
+        saved: &mut Saved,
+        out: &mut Vec<RowChange>,
+    ) {
+        let bytes = self.topics.get_mut(&topic).map(|topic| {
+            topic.dirty = false;
+            encode(|bytes| {
+                topic.configured.put(bytes);
+                topic.stored.put(bytes);
+            })
+        });
+        saved.save(Key::new(Kind::Topic, name).u64(topic.0).0, bytes.as_deref(), out);
+    }
+
+    fn save_queues(
+        &mut self,
+        name: &Name,
+        place: (TopicIncarnation, u32),
+        saved: &mut Saved,
+        out: &mut Vec<RowChange>,
+    ) {
+        let (topic, row) = place;
+        let mut bytes = Vec::new();
+        for (key, queue) in self.queues.range_mut(block(topic, row)) {
+            queue.dirty = false;
+            key.queue_id.put(&mut bytes);
+            queue.put(&mut bytes);
+        }
+        let key = Key::new(Kind::Queues, name).u64(topic.0).u32(row).0;
+        saved.save(key, (!bytes.is_empty()).then_some(&bytes), out);
+    }
+
+    fn save_group(&mut self, name: &Name, group: &Name, saved: &mut Saved, out: &mut Vec<RowChange>) {
+        let key = Key::new(Kind::Group, name).text(group).0;
+        let Some(books) = self.groups.get_mut(group) else {
+            saved.save(key, None, out);
+            for kind in [Kind::Marks, Kind::DeadLetters] {
+                for key in saved.with_prefix(&Key::new(kind, name).text(group).0) {
+                    saved.save(key, None, out);
+                }
+            }
+            return;
+        };
+        books.dirty = false;
+        saved.save(key, Some(&encode(|bytes| books.put(bytes))), out);
+        for (queue, window) in std::mem::take(&mut books.dead_letters.touched) {
+            let key = Key::new(Kind::DeadLetters, name).text(group);
+            let key = key.u64(queue.topic.0).u32(queue.queue_id).u64(window).0;
+            let from = window * DEAD_LETTER_WINDOW;
+            let letters = books.dead_letters.within(queue, from, from.saturating_add(DEAD_LETTER_WINDOW));
+            let letters: Vec<DeadLetter> = letters.copied().collect();
+            let bytes = (!letters.is_empty()).then(|| list(letters.into_iter()));
+            saved.save(key, bytes.as_deref(), out);
+        }
+    }
+
+    fn save_group_queues(
+        &mut self,
+        name: &Name,
+        group: &Name,
+        place: (TopicIncarnation, u32),
+        to: (&mut Saved, &mut Vec<RowChange>),
+    ) {
+        let (topic, row) = place;
+        let (saved, out) = to;
+        let mut bytes = Vec::new();
+        let mut kept = BTreeSet::new();
+        if let Some(books) = self.groups.get_mut(group) {
+            for (key, books) in books.queues.range_mut(block(topic, row)) {
+                kept.insert(key.queue_id);
+                key.queue_id.put(&mut bytes);
+                books.put(&mut bytes);
+                let inline = books.marks.run_count() <= INLINE_RUNS_MAX;
+                let inlined = if inline { runs(books.marks.iter()) } else { Vec::new() };
+                inlined.put(&mut bytes);
+                if std::mem::take(&mut books.dirty) {
+                    let prefix = Key::new(Kind::Marks, name).text(group).u64(topic.0).u32(key.queue_id).0;
+                    save_marks(&mut books.marks, inline, prefix, (saved, out));
+                }
+            }
+        }
+        let prefix = Key::new(Kind::Marks, name).text(group).u64(topic.0).0;
+        if kept.is_empty() {
+            for key in saved.with_prefix(&prefix) {
+                saved.save(key, None, out);
+            }
+        }
+        let key = Key::new(Kind::GroupQueues, name).text(group).u64(topic.0).u32(row).0;
+        saved.save(key, (!bytes.is_empty()).then_some(&bytes), out);
+    }
+
+    fn save_unflushed(&mut self, name: &Name, saved: &mut Saved, out: &mut Vec<RowChange>) {
+        let prefix = Key::new(Kind::Unflushed, name).0;
+        let first = self.unflushed.first_number;
+        let mut next = first;
+        for key in saved.with_prefix(&prefix) {
+            let number = key.last_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+            if number < first {
+                saved.save(key, None, out);
+            } else {
+                next = next.max(number);
+            }
+        }
+        // the newest saved one may have been joined by later turns since: it is looked at again
+        for (number, entry) in self.unflushed.numbered_from(next) {
+            let key = Key::new(Kind::Unflushed, name).u64(number).0;
+            saved.save(key, Some(&encode(|bytes| entry.put(bytes))), out);
+        }
+    }
+
+    pub(super) fn restore(
+        &mut self,
+        kind: u8,
+        key: &mut KeyReader<'_>,
+        row: &mut Reader<'_>,
+    ) -> Result<(), RowError> {
+        match kind {
+            k if k == Kind::Head as u8 => self.get_head(row),
+            k if k == Kind::Topic as u8 => {
+                let topic = Topic { configured: Row::get(row)?, stored: Row::get(row)?, dirty: false };
+                self.topics.insert(topic.configured.topic, topic);
+                Ok(())
+            }
+            k if k == Kind::Queues as u8 => {
+                let topic = TopicIncarnation(key.u64()?);
+                while !row.is_empty() {
+                    let queue_id = Row::get(row)?;
+                    self.queues.insert(QueueKey { topic, queue_id }, Queue::get(row)?);
+                }
+                Ok(())
+            }
+            k if k == Kind::Group as u8 => {
+                self.groups.insert(key.text()?, GroupBooks::get(row)?);
+                Ok(())
+            }
+            k if k == Kind::Unflushed as u8 => {
+                self.unflushed.put(Unflushed::get(row)?);
+                Ok(())
+            }
+            k if k == Kind::Timers as u8 => {
+                let (topic, queue_id) = (TopicIncarnation(key.u64()?), key.u32()?);
+                for (offset, timer) in Vec::<(u64, Timer)>::get(row)? {
+                    self.timers.put(QueueKey { topic, queue_id }, offset, timer);
+                }
+                Ok(())
+            }
+            _ => self.restore_group_part(kind, key, row),
+        }
+    }
+
+    fn restore_group_part(
+        &mut self,
+        kind: u8,
+        key: &mut KeyReader<'_>,
+        row: &mut Reader<'_>,
+    ) -> Result<(), RowError> {
+        let group = key.text()?;
+        let topic = TopicIncarnation(key.u64()?);
+        // group heads sort before everything that belongs to them
+        let books = self.groups.get_mut(&group).ok_or(RowError::Missing)?;
+        match kind {
+            k if k == Kind::GroupQueues as u8 => {
+                while !row.is_empty() {
+                    let queue_id = Row::get(row)?;
+                    let mut queue = GroupQueue::get(row)?;
+                    restore_marks(&mut queue.marks, Row::get(row)?)?;
+                    books.queues.insert(QueueKey { topic, queue_id }, queue);
+                }
+                Ok(())
+            }
+            k if k == Kind::Marks as u8 => {
+                let queue = QueueKey { topic, queue_id: key.u32()? };
+                let queue = books.queues.get_mut(&queue).ok_or(RowError::Missing)?;
+                restore_marks(&mut queue.marks, Row::get(row)?)
+            }
+            k if k == Kind::DeadLetters as u8 => {
+                let (arrived, forgotten) = (books.dead_letters.arrived, books.dead_letters.forgotten);
+                for letter in Vec::<DeadLetter>::get(row)? {
+                    books.dead_letters.put(letter);
+                }
+                books.dead_letters.arrived = arrived;
+                books.dead_letters.forgotten = forgotten;
+                Ok(())
+            }
+            _ => Err(RowError::Malformed("kind")),
+        }
+    }
+
+    /// Derives what is not in rows, after all of them were read.
+    pub(super) fn restored(&mut self) {
+        self.timers.touched.clear();
+        for (name, group) in &mut self.groups {
+            group.dead_letters.touched.clear();
+            for key in group.queues.keys() {
+                if let Some(queue) = self.queues.get_mut(key) {
+                    queue.owners.push(name.clone());
+                }
+            }
+        }
+    }
+}
+
+fn save_marks(marks: &mut Marks, inline: bool, prefix: Vec<u8>, to: (&mut Saved, &mut Vec<RowChange>)) {
+    let (saved, out) = to;
+    let mut windows = marks.take_touched();
+    let existing = saved.with_prefix(&prefix);
+    if inline {
+        for key in existing {
+            saved.save(key, None, out);
+        }
+        return;
+    }
+    if existing.is_empty() {
+        windows = marks.iter().map(|(from, _, _)| from / WINDOW).collect();
+    }
+    for window in windows {
+        let mut key = prefix.clone();
+        key.extend_from_slice(&window.to_be_bytes());
+        let mut bytes = Vec::new();
+        let found = runs(marks.in_window(window));
+        put_varint(&mut bytes, found.len() as u64);
+        for run in &found {
+            run.put(&mut bytes);
+        }
+        saved.save(key, (!found.is_empty()).then_some(&bytes), out);
+    }
+}
+
+fn restore_marks(marks: &mut Marks, found: Vec<MarkedRun>) -> Result<(), RowError> {
+    let fits = found.into_iter().all(|run| marks.restore(run.from, run.to, run.mark));
+    if fits { Ok(()) } else { Err(RowError::Malformed("runs overlap")) }
+}

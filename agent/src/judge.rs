@@ -1,0 +1,332 @@
+//! Owns the verdicts: what was lost, which messages, at which stage, why. Hears the fold's events, waits for barriers and
+//! deadlines, speaks once per cause and epoch, and takes back what late evidence refutes. No IO, no clock, no threads.
+//! Called by the agent's main loop after each batch of frames, and at least ten times a second.
+//!
+//! A verdict is never a guess: it is confirmed only when every source that could still change it has passed the place it had
+//! reached when the question arose, and its deadline is over. What is said must be persisted (verdict log) before the books
+//! that no longer hold the event are (ledger); told twice after a crash, the same evidence changes nothing.
+
+pub mod cause;
+pub mod classes;
+pub mod deadlines;
+pub mod incident;
+pub mod questions;
+pub mod rows;
+pub mod verdict;
+
+use crate::fold::Books;
+use crate::fold::class::Class;
+use crate::fold::event::{Event, Span};
+use crate::fold::rows::Saved;
+use deadlines::Deadlines;
+use incident::Incident;
+use lifecycle::clock::Now;
+use lifecycle::identity::{MessageIdentity, Name};
+use lifecycle::position::Position;
+use questions::Questions;
+use std::collections::BTreeMap;
+use uuid::Uuid;
+use verdict::{Verdict, VerdictEvent, VerdictState};
+
+/// Incidents kept in memory; beyond it the oldest closed one is forgotten (the verdict log keeps it).
+pub const INCIDENTS_MAX: usize = 10_000;
+
+/// Makes the ids of incidents: uuid v7 in production, counted in tests.
+pub type NewIncident = Box<dyn FnMut() -> Uuid + Send>;
+
+/// Where the newest known frame of each source is; `None`: nothing is known yet, so nothing about that source is decided.
+pub type Heads = BTreeMap<Name, Option<Position>>;
+
+/// What a source (or all of them) answered to a question.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Answer {
+    /// The question's number.
+    pub number: u64,
+    /// Where messages with this id are stored now.
+    pub places: Vec<(Name, MessageIdentity)>,
+    /// Whether every source answered, searched everything it has, and had seen all it had stored before the question.
+    pub complete: bool,
+}
+
+/// What a step of the judge works on.
+pub struct StepInput<'a> {
+    /// What happened since the last step: [`Books::take_events`].
+    pub events: Vec<Event>,
+    /// The agent's clocks.
+    pub now: Now,
+    /// Where each source's newest frame is.
+    pub heads: &'a Heads,
+    /// Answers to questions.
+    pub answers: Vec<Answer>,
+}
+
+/// Cumulative counts for metrics; rebuilt from the verdict log.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct VerdictCounts {
+    /// Messages confirmed, per class.
+    pub confirmed_messages: BTreeMap<Class, u64>,
+    /// Turns of verdicts, per class and state.
+    pub turns: BTreeMap<(Class, VerdictState), u64>,
+}
+
+/// The judge.
+pub struct Judge {
+    incidents: BTreeMap<Uuid, Incident>,
+    by_key: BTreeMap<String, Vec<Uuid>>,
+    order: BTreeMap<u64, Uuid>,
+    next_order: u64,
+    pub(in crate::judge) questions: Questions,
+    pub(in crate::judge) deadlines: Deadlines,
+    counts: VerdictCounts,
+    new_incident: NewIncident,
+    now: Now,
+    pub(in crate::judge) saved: Saved,
+}
+
+impl Judge {
+    /// A judge without history.
+    pub fn new(deadlines: Deadlines, new_incident: NewIncident) -> Self {
+        Judge {
+            incidents: BTreeMap::new(),
+            by_key: BTreeMap::new(),
+            order: BTreeMap::new(),
+            next_order: 0,
+            questions: Questions::default(),
+            deadlines,
+            counts: VerdictCounts::default(),
+            new_incident,
+            now: Now::default(),
+            saved: Saved::default(),
+        }
+    }
+
+    /// Puts back what was said before, in the order of the verdict log.
+    pub fn restore(&mut self, event: VerdictEvent) {
+        self.count(&event);
+        let incident = event.verdict.incident;
+        if !self.incidents.contains_key(&incident) {
+            self.enrol(incident, event.verdict.key.clone());
+        }
+        self.incidents.insert(incident, Incident::restored(event.verdict));
+    }
+
+    /// Hears what happened, and says what follows.
+    pub fn step(&mut self, books: &Books, input: StepInput<'_>) -> Vec<VerdictEvent> {
+        self.now = input.now;
+        for event in input.events {
+            self.hear(books, event);
+        }
+        for answer in input.answers {
+            self.answered(books, answer);
+        }
+        self.look_at_schedules(books);
+        self.look_at_reports(books, input.heads);
+        let told = self.speak(books, input.heads);
+        self.forget_oldest();
+        told
+    }
+
+    /// Every incident in memory, in the order of their ids.
+    pub fn incidents(&self) -> impl Iterator<Item = &Incident> {
+        self.incidents.values()
+    }
+
+    /// One incident.
+    pub fn incident(&self, incident: &Uuid) -> Option<&Incident> {
+        self.incidents.get(incident)
+    }
+
+    /// Counts for metrics.
+    pub fn counts(&self) -> &VerdictCounts {
+        &self.counts
+    }
+
+    /// A hash of what was decided: equal for equal evidence, whatever the order and grouping it came in. Ids of incidents,
+    /// times of the agent and the wording of evidence are left out.
+    pub fn verdict_hash(&self) -> [u8; 32] {
+        use sha2::{Digest, Sha256};
+        let mut lines: Vec<String> = self.incidents.values().map(|i| line(&i.verdict)).collect();
+        lines.sort();
+        let mut hash = Sha256::new();
+        for text in lines {
+            hash.update(text.as_bytes());
+            hash.update(b"\n");
+        }
+        hash.finalize().into()
+    }
+
+    /// The incident with this key that may still grow, opened when there is none. `span` that one of the same cause knows
+    /// already comes back empty.
+    pub(in crate::judge) fn incident_for(
+        &mut self,
+        books: &Books,
+        class: Class,
+        key: String,
+        event: &Event,
+    ) -> &mut Incident {
+        let growing = self.by_key.get(&key).and_then(|all| all.last()).copied();
+        let growing = growing.filter(|id| {
+            self.incidents.get(id).is_some_and(|i| {
+                matches!(i.verdict.state, VerdictState::Suspected | VerdictState::Confirmed) && !i.is_full()
+            })
+        });
+        let id = match growing {
+            Some(id) => id,
+            None => {
+                let id = (self.new_incident)();
+                let cause = cause::cause(books.brokers.get(&event.source), class, event.epoch, &event.what);
+                let mut incident = Incident::open(id, class, key.clone(), event, cause);
+                incident.verdict.first_seen_wall_ms = self.now.wall_ms;
+                incident.turn(VerdictState::Suspected, self.now.wall_ms, ("", ""));
+                self.enrol(id, key);
+                self.incidents.insert(id, incident);
+                id
+            }
+        };
+        self.incidents.get_mut(&id).expect("just found or inserted")
+    }
+
+    fn enrol(&mut self, id: Uuid, key: String) {
+        self.by_key.entry(key).or_default().push(id);
+        self.order.insert(self.next_order, id);
+        self.next_order += 1;
+    }
+
+    /// The part of `span` no incident of this key knows yet.
+    pub(in crate::judge) fn news_of(&self, key: &str, span: &Span) -> lifecycle::ranges::Ranges {
+        let mut news = lifecycle::ranges::Ranges::of(span.from, span.to);
+        for id in self.by_key.get(key).into_iter().flatten() {
+            if let Some(incident) = self.incidents.get(id) {
+                let unknown = incident.news_of(span);
+                let mut known = news.clone();
+                known.subtract(&unknown);
+                news.subtract(&known);
+            }
+        }
+        news
+    }
+
+    /// Whether an incident of this key already cites this frame: counts without offsets are added once per frame.
+    pub(in crate::judge) fn has_cited(&self, key: &str, at: Position) -> bool {
+        let mut incidents =
+            self.by_key.get(key).into_iter().flatten().filter_map(|id| self.incidents.get(id));
+        let run = Uuid::from_bytes(at.incarnation.0);
+        incidents
+            .any(|i| i.verdict.evidence.iter().any(|e| e.incarnation == run && e.sequence == at.sequence))
+    }
+
+    /// Takes a span out of every open incident `wanted` picks.
+    pub(in crate::judge) fn close_span(&mut self, span: &Span, wanted: impl Fn(&Verdict) -> bool) {
+        for incident in self.incidents.values_mut() {
+            if incident.verdict.state.is_open() && wanted(&incident.verdict) && incident.close_span(span) {}
+        }
+    }
+
+    pub(in crate::judge) fn incident_mut(&mut self, id: &Uuid) -> Option<&mut Incident> {
+        self.incidents.get_mut(id)
+    }
+
+    pub(in crate::judge) fn all_mut(&mut self) -> impl Iterator<Item = &mut Incident> {
+        self.incidents.values_mut()
+    }
+
+    fn speak(&mut self, books: &Books, heads: &Heads) -> Vec<VerdictEvent> {
+        let mut told = Vec::new();
+        let now = self.now;
+        for incident in self.incidents.values_mut() {
+            let verdict = &incident.verdict;
+            let waits = verdict.state == VerdictState::Suspected
+                || (verdict.state == VerdictState::Confirmed
+                    && verdict.confirmed_messages < verdict.messages);
+            if !waits && !incident.dirty {
+                continue;
+            }
+            let mut newly_confirmed = 0;
+            let mut detection_delay_ms = None;
+            if incident.verdict.state.is_open() && incident.is_emptied() {
+                let (state, note) = match incident.verdict.state {
+                    VerdictState::Suspected => (VerdictState::Withdrawn, "later evidence decided otherwise"),
+                    _ => (VerdictState::Recovered, "nothing of it is lost any more"),
+                };
+                incident.turn(state, now.wall_ms, ("", note));
+            } else if waits && is_ripe(incident, books, heads, now) {
+                newly_confirmed = incident.verdict.messages - incident.verdict.confirmed_messages;
+                incident.verdict.confirmed_messages = incident.verdict.messages;
+                incident.dirty = true;
+                if incident.verdict.state == VerdictState::Suspected {
+                    incident.verdict.confirmed_wall_ms = now.wall_ms;
+                    detection_delay_ms = Some(now.wall_ms.saturating_sub(incident.verdict.event_wall_ms));
+                    incident.turn(VerdictState::Confirmed, now.wall_ms, ("", ""));
+                }
+            }
+            if incident.dirty {
+                let turned = incident.turned;
+                let verdict = incident.tell();
+                told.push(VerdictEvent { verdict, turned, newly_confirmed, detection_delay_ms });
+            }
+        }
+        for event in &told {
+            self.count(event);
+        }
+        told
+    }
+
+    fn count(&mut self, event: &VerdictEvent) {
+        let class = event.verdict.class;
+        *self.counts.confirmed_messages.entry(class).or_insert(0) += event.newly_confirmed;
+        if event.turned {
+            *self.counts.turns.entry((class, event.verdict.state)).or_insert(0) += 1;
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        while self.incidents.len() > INCIDENTS_MAX {
+            let closed = self.order.iter().find(|(_, id)| {
+                self.incidents.get(id).is_none_or(|incident| !incident.verdict.state.is_open())
+            });
+            let Some((order, id)) = closed.or_else(|| self.order.iter().next()).map(|(o, id)| (*o, *id))
+            else {
+                return;
+            };
+            self.order.remove(&order);
+            if let Some(gone) = self.incidents.remove(&id)
+                && let Some(all) = self.by_key.get_mut(&gone.verdict.key)
+            {
+                all.retain(|other| *other != id);
+                if all.is_empty() {
+                    self.by_key.remove(&gone.verdict.key);
+                }
+            }
+        }
+    }
+}
+
+/// Whether nothing can change it any more: its barrier was passed and its deadline is over.
+fn is_ripe(incident: &mut Incident, books: &Books, heads: &Heads, now: Now) -> bool {
+    if incident.barrier.is_none() {
+        let source = incident.verdict.broker.as_str();
+        let every_source = matches!(incident.verdict.class, Class::NeverStored | Class::SendUnknown);
+        let wanted = heads.iter().filter(|(name, _)| every_source || &***name == source);
+        let places: Option<Vec<Position>> = wanted.map(|(_, head)| *head).collect();
+        incident.barrier = places;
+    }
+    let Some(barrier) = &incident.barrier else { return false };
+    if !barrier.iter().all(|place| books.has_passed(*place)) {
+        return false;
+    }
+    let due = incident.verdict.due_wall_ms;
+    let clock = books.brokers.get(incident.verdict.broker.as_str()).map_or(now.wall_ms, |b| b.now.wall_ms);
+    due == 0 || clock >= due
+}
+
+/// What a verdict says, without names and times of the agent's own.
+fn line(verdict: &Verdict) -> String {
+    let mut verdict = verdict.clone();
+    verdict.incident = Uuid::nil();
+    verdict.first_seen_wall_ms = 0;
+    verdict.confirmed_wall_ms = 0;
+    verdict.history.clear();
+    verdict.evidence.clear();
+    verdict.ids.sort();
+    serde_json::to_string(&verdict).unwrap_or_default()
+}

@@ -1,0 +1,404 @@
+//! Owns what each class of verdict is made of: one function per class, from an event of the fold to an incident that opens,
+//! grows or shrinks. Never decides when to speak ([`super::Judge::step`] does).
+
+use super::Judge;
+use super::verdict::VerdictState;
+use crate::fold::Books;
+use crate::fold::class::Class;
+use crate::fold::event::{Event, NamedMessage, Span, What};
+use lifecycle::fact::{AnswerClass, OperatorAction};
+use lifecycle::identity::{CopyReason, Incarnation, MessageIdentity, Name};
+use lifecycle::ranges::Ranges;
+use uuid::Uuid;
+
+impl Judge {
+    pub(super) fn hear(&mut self, books: &Books, event: Event) {
+        match &event.what {
+            What::Gap { incarnation, from, to } => {
+                self.evidence_gap(books, &event, (*incarnation, *from, *to))
+            }
+            What::StoreLost { .. } => self.stored_not_flushed_lost(books, &event),
+            What::CopyLost { group, copy, parent, reason } => {
+                self.copy_lost(books, &event, group, (*copy, *parent, *reason));
+            }
+            What::CopyRemade { group, parent, reason } => self.copy_remade(&event, group, *parent, *reason),
+            What::Lost { class, group, span, .. } => {
+                self.lost_to_group(books, &event, *class, (group, *span))
+            }
+            What::Regained { group, span } => {
+                self.close_span(span, |v| v.broker == *event.source && v.group == **group);
+            }
+            What::Reopened { .. } => {}
+            What::AtRisk { class, spans, named } => {
+                self.answered_not_durable(books, &event, *class, (spans, named))
+            }
+            What::RiskOver { spans } => {
+                for span in spans {
+                    self.close_span(span, |v| {
+                        v.class == Class::AnsweredNotDurable && v.broker == *event.source
+                    });
+                }
+            }
+            What::Refused { .. } => self.send_refused(books, &event),
+            What::BrokenOff { span, id } => self.stored_though_unacked(books, &event, *span, id.as_ref()),
+            What::CopyFailed { group, parent, reason, .. } => {
+                self.dlq_write_failing(books, &event, group, (*parent, *reason));
+            }
+            What::CopyMade { group, parent, .. } => {
+                let span = one(*parent);
+                self.close_span(&span, |v| {
+                    v.class == Class::DlqWriteFailed && v.broker == *event.source && v.group == **group
+                });
+            }
+            What::DeadLettered { group, copy, .. } => self.dead_lettered(books, &event, group, *copy),
+            What::DlqExpired { group, span } => self.dlq_expired(books, &event, group, *span),
+            What::ConflictFiltered { group, topic, span, expressions } => {
+                self.filter_conflict(books, &event, group, (topic, *span, expressions));
+            }
+            What::ConflictDelivered { group, span } => self.close_span(span, |v| {
+                v.class == Class::FilterConflict && v.broker == *event.source && v.group == **group
+            }),
+            What::Unexpected { group, span } => self.unexpected_message(books, &event, group, *span),
+            What::DuplicateCandidate { id, first, second } => {
+                let (id, first, second) = (id.clone(), *first, *second);
+                self.questions.suspect_duplicate(event.clone(), id, (first, second));
+            }
+            What::ReDriven { parent, root } => self.re_driven(&event, *parent, *root),
+            What::TimerDone { span } => {
+                self.close_span(span, |v| v.class == Class::StuckInRetry && v.broker == *event.source)
+            }
+            What::Sent(report) => self.questions.reported(event.at, report.clone(), self.now.wall_ms),
+            What::Operator { incident, action, actor, note, wall_ms } => {
+                self.operator_acted(*incident, *action, (actor, note, *wall_ms));
+            }
+        }
+    }
+
+    /// Adds a span to the incident of this key, citing the frame; nothing when a cause-mate knows it already.
+    fn grow(&mut self, books: &Books, event: &Event, about: About<'_>) {
+        let news = self.news_of(&about.key, &about.span);
+        if news.is_empty() {
+            return;
+        }
+        let topic = topic_name(books, event, about.span);
+        let group = about.group.to_owned();
+        let incident = self.incident_for(books, about.class, about.key, event);
+        if incident.verdict.group.is_empty() {
+            incident.verdict.group = group;
+        }
+        incident.add_topic(&topic);
+        incident.add_span(&about.span, &news);
+        incident.cite(event, about.text);
+    }
+
+    fn evidence_gap(&mut self, books: &Books, event: &Event, gap: (Incarnation, u64, u64)) {
+        let (incarnation, from, to) = gap;
+        let key = format!("gap/{}/{incarnation}/{from}", event.source);
+        if self.has_cited(&key, event.at) {
+            return;
+        }
+        let incident = self.incident_for(books, Class::EvidenceGap, key, event);
+        let end = if to == u64::MAX { "an unknown end".to_owned() } else { to.to_string() };
+        incident.cite(event, format!("frames {from} to {end} of run {incarnation} were never received"));
+    }
+
+    fn stored_not_flushed_lost(&mut self, books: &Books, event: &Event) {
+        let What::StoreLost { closed_epoch, spans, named, lost, unnamed, clean } = &event.what else {
+            return;
+        };
+        let stop = if *clean { "clean stop" } else { "no clean stop" };
+        let text = format!("recovered after {stop}: {lost} messages known to have been stored are gone");
+        let key = lost_key(event, *closed_epoch);
+        for span in spans {
+            let about = About {
+                class: Class::StoredNotFlushedLost,
+                key: key.clone(),
+                group: "",
+                span: *span,
+                text: text.clone(),
+            };
+            self.grow(books, event, about);
+            self.close_span(span, |v| v.class == Class::AnsweredNotDurable && v.broker == *event.source);
+        }
+        if !spans.is_empty() {
+            let incident = self.incident_for(books, Class::StoredNotFlushedLost, key, event);
+            incident.verdict.epoch = *closed_epoch;
+            for NamedMessage { id, .. } in named {
+                incident.add_id(id);
+            }
+        }
+        self.undecided(books, event, (*closed_epoch, *unnamed));
+    }
+
+    fn undecided(&mut self, books: &Books, event: &Event, what: (u64, u64)) {
+        let (closed_epoch, unnamed) = what;
+        let key = format!("undecided/{}/{closed_epoch}/{}", event.source, event.at.incarnation);
+        if unnamed == 0 || self.has_cited(&key, event.at) {
+            return;
+        }
+        let incident = self.incident_for(books, Class::Undecided, key, event);
+        incident.verdict.epoch = closed_epoch;
+        incident.verdict.undecided = unnamed;
+        incident.cite(event, format!("up to {unnamed} messages may be gone without a readable trace"));
+    }
+
+    fn copy_lost(
+        &mut self,
+        books: &Books,
+        event: &Event,
+        group: &Name,
+        what: (Span, MessageIdentity, CopyReason),
+    ) {
+        let (copy, parent, reason) = what;
+        // a due copy's record is in the schedule again: if nothing comes of it, it is stuck there
+        if reason == CopyReason::Due {
+            return;
+        }
+        let key = copy_key(event, group, parent, reason);
+        let due = event.wall_ms.saturating_add(self.deadlines.copy_remade_ms);
+        let text = format!("recovery took the copy at offset {}; it was to be made again", copy.from);
+        let about = About { class: Class::StoredNotFlushedLost, key: key.clone(), group, span: copy, text };
+        self.grow(books, event, about);
+        let incident = self.incident_for(books, Class::StoredNotFlushedLost, key, event);
+        incident.verdict.due_wall_ms = due;
+    }
+
+    fn copy_remade(&mut self, event: &Event, group: &Name, parent: MessageIdentity, reason: CopyReason) {
+        let key = copy_key(event, group, parent, reason);
+        for incident in self.all_mut() {
+            if incident.verdict.key == key && incident.verdict.state.is_open() {
+                let spans: Vec<Span> = incident
+                    .open_ranges()
+                    .flat_map(|(queue, epoch, ranges)| {
+                        ranges
+                            .iter()
+                            .map(move |(from, to)| Span { queue, from, to, epoch })
+                            .collect::<Vec<_>>()
+                    })
+                    .collect();
+                for span in spans {
+                    incident.close_span(&span);
+                }
+            }
+        }
+    }
+
+    /// The classes in which a group's debt ends: expired, skipped, acked without delivery, send-back or dead-letter copy
+    /// failed and passed, offset reused.
+    fn lost_to_group(&mut self, books: &Books, event: &Event, class: Class, what: (&Name, Span)) {
+        let (group, span) = what;
+        let topic = span.queue.topic.0;
+        let base = format!("{}/{}/{}/{group}/{topic:x}", class.text(), event.source, event.epoch);
+        // each reset is a cause of its own; the others go on
+        let key = match class {
+            Class::SkippedByOffsetReset => format!("{base}/{}/{}", event.at.incarnation, event.at.sequence),
+            _ => base,
+        };
+        self.close_span(&span, |v| {
+            v.broker == *event.source
+                && v.group == **group
+                && v.key != key
+                && v.class != Class::FilterConflict
+        });
+        let text = format!(
+            "{} in queue {} from {} to {} for group {group}",
+            class.text(),
+            span.queue.queue_id,
+            span.from,
+            span.to
+        );
+        self.grow(books, event, About { class, key: key.clone(), group, span, text });
+        if class == Class::DlqWriteFailed {
+            // the position has passed it: nothing will try again
+            if let Some(id) = self.by_key.get(&key).and_then(|all| all.last()).copied()
+                && let Some(incident) = self.incident_mut(&id)
+            {
+                incident.verdict.due_wall_ms = 0;
+            }
+        }
+    }
+
+    fn answered_not_durable(
+        &mut self,
+        books: &Books,
+        event: &Event,
+        answer: AnswerClass,
+        what: (&[Span], &[NamedMessage]),
+    ) {
+        let (spans, named) = what;
+        let key = format!("not-durable/{}/{}/{}", event.source, event.epoch, event.at.incarnation);
+        for span in spans {
+            let text = format!("answered {answer:?} at offset {} and on", span.from);
+            let about =
+                About { class: Class::AnsweredNotDurable, key: key.clone(), group: "", span: *span, text };
+            self.grow(books, event, about);
+        }
+        let incident = self.incident_for(books, Class::AnsweredNotDurable, key, event);
+        for NamedMessage { id, .. } in named {
+            incident.add_id(id);
+        }
+    }
+
+    fn send_refused(&mut self, books: &Books, event: &Event) {
+        let What::Refused { topic, code, one_way, count, ids, .. } = &event.what else { return };
+        let key = format!("refused/{}/{}/{topic}/{code}/{one_way}", event.source, event.epoch);
+        let text = format!("refused {count} sends to {topic} with code {code}");
+        if self.has_cited(&key, event.at) {
+            return;
+        }
+        let incident = self.incident_for(books, Class::SendRefused, key, event);
+        incident.add_topic(topic);
+        incident.add_count(*count);
+        incident.cite(event, text);
+        for id in ids {
+            incident.add_id(id);
+        }
+    }
+
+    fn stored_though_unacked(&mut self, books: &Books, event: &Event, span: Option<Span>, id: Option<&Name>) {
+        let Some(span) = span else { return };
+        let key = format!("unacked/{}/{}", event.source, event.epoch);
+        let text = format!("the answer for offset {} could not be written", span.from);
+        let about = About { class: Class::StoredThoughUnacked, key: key.clone(), group: "", span, text };
+        self.grow(books, event, about);
+        if let Some(id) = id {
+            self.incident_for(books, Class::StoredThoughUnacked, key, event).add_id(id);
+        }
+    }
+
+    /// A dead-letter copy failed: suspected until it is passed, taken back when a later copy succeeds.
+    fn dlq_write_failing(
+        &mut self,
+        books: &Books,
+        event: &Event,
+        group: &Name,
+        what: (MessageIdentity, CopyReason),
+    ) {
+        let (parent, reason) = what;
+        if reason != CopyReason::DeadLetter {
+            return;
+        }
+        let span = one(parent);
+        let topic = parent.queue.topic.0;
+        let class = Class::DlqWriteFailed;
+        let key = format!("{}/{}/{}/{group}/{topic:x}", class.text(), event.source, event.epoch);
+        let text = format!("the dead-letter copy of offset {} could not be stored", parent.queue_offset);
+        self.grow(books, event, About { class, key: key.clone(), group, span, text });
+        let due = event.wall_ms.saturating_add(self.deadlines.dlq_write_ms);
+        let incident = self.incident_for(books, class, key, event);
+        if incident.verdict.state == VerdictState::Suspected {
+            incident.verdict.due_wall_ms = due;
+        }
+    }
+
+    fn dead_lettered(&mut self, books: &Books, event: &Event, group: &Name, copy: MessageIdentity) {
+        let key = format!("dead-lettered/{}/{}/{group}", event.source, event.epoch);
+        let text = format!("dead letter of group {group} at offset {}", copy.queue_offset);
+        self.grow(books, event, About { class: Class::DeadLettered, key, group, span: one(copy), text });
+    }
+
+    fn dlq_expired(&mut self, books: &Books, event: &Event, group: &Name, span: Span) {
+        let key = format!("dlq-expired/{}/{}/{group}", event.source, event.epoch);
+        let text = format!("dead letters of group {group} deleted, {} to {}", span.from, span.to);
+        self.close_span(&span, |v| v.class == Class::DeadLettered && v.broker == *event.source);
+        self.grow(books, event, About { class: Class::DlqExpired, key, group, span, text });
+    }
+
+    fn filter_conflict(&mut self, books: &Books, event: &Event, group: &Name, what: (&Name, Span, &[Name])) {
+        let (topic, span, expressions) = what;
+        let key = format!("conflict/{}/{}/{group}/{topic}", event.source, event.epoch);
+        let text = format!("passed over while members subscribed to {topic} as {}", expressions.join(", "));
+        self.grow(books, event, About { class: Class::FilterConflict, key, group, span, text });
+    }
+
+    fn unexpected_message(&mut self, books: &Books, event: &Event, group: &Name, span: Span) {
+        let key = format!("unexpected/{}/{}/{group}", event.source, event.epoch);
+        let text =
+            format!("group {group} was handed offsets {} to {} that no frame stored", span.from, span.to);
+        self.grow(books, event, About { class: Class::UnexpectedMessage, key, group, span, text });
+    }
+
+    fn re_driven(&mut self, event: &Event, parent: MessageIdentity, root: MessageIdentity) {
+        for span in [one(parent), one(root)] {
+            self.close_span(&span, |v| {
+                v.broker == *event.source && (v.class.is_loss() || v.class == Class::DeadLettered)
+            });
+        }
+    }
+
+    fn operator_acted(&mut self, incident: Incarnation, action: OperatorAction, by: (&Name, &Name, u64)) {
+        let (actor, note, wall_ms) = by;
+        let Some(incident) = self.incident_mut(&Uuid::from_bytes(incident.0)) else { return };
+        let state = match action {
+            OperatorAction::Acknowledge => VerdictState::Acknowledged,
+            OperatorAction::Accept => VerdictState::Accepted,
+        };
+        let now = incident.verdict.state;
+        let may = now.is_open() || (now == VerdictState::Acknowledged && state == VerdictState::Accepted);
+        if may {
+            incident.turn(state, wall_ms, (actor, note));
+        }
+    }
+
+    /// What waits in a schedule beyond its due time, by the source's own clock.
+    pub(super) fn look_at_schedules(&mut self, books: &Books) {
+        for (source, broker) in &books.brokers {
+            let slack = self.deadlines.timer_slack_ms;
+            let overdue = broker.timers.overdue(broker.now.wall_ms.saturating_sub(slack));
+            let mut late: std::collections::BTreeMap<_, Ranges> = std::collections::BTreeMap::new();
+            for (queue, offset, timer) in overdue {
+                let epoch = broker.queues.get(&queue).map_or(0, |q| q.epoch_of(offset));
+                late.entry((queue, epoch, timer.group.clone())).or_default().insert(offset, offset + 1);
+            }
+            let Some(at) = books.position_of(source) else { continue };
+            for ((queue, epoch, group), ranges) in late {
+                let key = format!("stuck/{source}/{epoch}/{group}/{:x}", queue.topic.0);
+                let text = format!("still in the schedule more than {slack} ms after it was due");
+                for (from, to) in ranges.iter() {
+                    let span = Span { queue, from, to, epoch };
+                    let what = What::TimerDone { span };
+                    let wall_ms = broker.now.wall_ms;
+                    let event = Event { source: source.clone(), at, wall_ms, epoch, what };
+                    let about = About {
+                        class: Class::StuckInRetry,
+                        key: key.clone(),
+                        group: &group,
+                        span,
+                        text: text.clone(),
+                    };
+                    self.grow(books, &event, about);
+                }
+            }
+        }
+    }
+}
+
+/// What an incident grows by.
+struct About<'a> {
+    class: Class,
+    key: String,
+    group: &'a str,
+    span: Span,
+    text: String,
+}
+
+pub(super) fn lost_key(event: &Event, closed_epoch: u64) -> String {
+    format!("store-lost/{}/{closed_epoch}/{}", event.source, event.at.incarnation)
+}
+
+fn copy_key(event: &Event, group: &Name, parent: MessageIdentity, reason: CopyReason) -> String {
+    let MessageIdentity { queue, queue_offset, epoch_number } = parent;
+    format!(
+        "copy-lost/{}/{group}/{reason:?}/{:x}/{}/{queue_offset}/{epoch_number}",
+        event.source, queue.topic.0, queue.queue_id
+    )
+}
+
+fn one(at: MessageIdentity) -> Span {
+    Span { queue: at.queue, from: at.queue_offset, to: at.queue_offset + 1, epoch: at.epoch_number }
+}
+
+fn topic_name(books: &Books, event: &Event, span: Span) -> String {
+    let broker = books.brokers.get(&event.source);
+    broker.map_or(String::new(), |broker| broker.topic_name(span.queue.topic).to_owned())
+}

@@ -1,0 +1,32 @@
+//! Owns how long the judge waits before it speaks, per question. Barriers come from the sources; these are the rest: times
+//! that no evidence can shorten. Never reads a clock.
+
+/// Waiting times, in milliseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Deadlines {
+    /// A delayed message or retry may leave the schedule this long after it was due.
+    pub timer_slack_ms: u64,
+    /// A send whose outcome its producer does not know may still be on its way this long after the report.
+    pub send_unknown_ms: u64,
+    /// A reported send is looked up this long after the report, so that its frames can arrive.
+    pub send_known_ms: u64,
+    /// The broker may take this long after a restart to make a lost copy again.
+    pub copy_remade_ms: u64,
+    /// A failed dead-letter copy may be tried again this long.
+    pub dlq_write_ms: u64,
+    /// An unanswered question is asked again after this.
+    pub ask_again_ms: u64,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Deadlines {
+            timer_slack_ms: 30_000,
+            send_unknown_ms: 10_000,
+            send_known_ms: 0,
+            copy_remade_ms: 30_000,
+            dlq_write_ms: 60_000,
+            ask_again_ms: 2_000,
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! Owns what must be asked: sends that producers reported and no offset proves, and ids that came twice. The books keep no
+//! ids of settled messages, so the sources are asked (`locate`); nothing is concluded before all of them have answered.
+
+use super::classes::lost_key;
+use super::{Answer, Heads, Judge};
+use crate::fold::Books;
+use crate::fold::class::Class;
+use crate::fold::event::{Event, What};
+use lifecycle::fact::{SendOutcome, SentReported};
+use lifecycle::identity::{Incarnation, MessageIdentity, Name};
+use lifecycle::position::Position;
+use std::collections::BTreeMap;
+
+/// Reports kept open; beyond it the oldest is given up (and counted).
+pub const OPEN_REPORTS_MAX: usize = 100_000;
+/// Suspected repeats kept open; beyond it new ones are dropped (and counted).
+pub const OPEN_REPEATS_MAX: usize = 10_000;
+
+/// Something to ask every source: where is this id stored?
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Question {
+    /// To be given back with the answer.
+    pub number: u64,
+    /// The client's id.
+    pub id: Name,
+    /// Its topic, when known; empty otherwise.
+    pub topic: Name,
+}
+
+/// A producer's word that no offset proves yet.
+#[derive(Clone, PartialEq, Debug)]
+pub struct OpenReport {
+    /// The frame of the evidence log.
+    pub at: Position,
+    /// What the producer said.
+    pub report: SentReported,
+    /// When the judge first saw it, agent's wall ms.
+    pub seen_wall_ms: u64,
+    /// What each source must have passed.
+    pub barrier: Option<Vec<Position>>,
+    /// When it was last asked; 0: never.
+    pub asked_wall_ms: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Repeat {
+    event: Event,
+    id: Name,
+    first: MessageIdentity,
+    second: MessageIdentity,
+    asked_wall_ms: u64,
+}
+
+/// What is open.
+#[derive(Default)]
+pub struct Questions {
+    pub(super) reports: BTreeMap<u64, OpenReport>,
+    repeats: BTreeMap<u64, Repeat>,
+    pub(super) next_number: u64,
+    /// Reports given up at the limit: undecided for good.
+    pub given_up: u64,
+    /// Numbers whose rows are out of date.
+    pub(super) touched: std::collections::BTreeSet<u64>,
+    due: Vec<Question>,
+}
+
+impl Questions {
+    pub(super) fn reported(&mut self, at: Position, report: SentReported, seen_wall_ms: u64) {
+        if self.reports.len() >= OPEN_REPORTS_MAX
+            && let Some((number, _)) = self.reports.pop_first()
+        {
+            self.given_up += 1;
+            self.touched.insert(number);
+        }
+        let number = self.number();
+        self.reports.insert(number, OpenReport { at, report, seen_wall_ms, barrier: None, asked_wall_ms: 0 });
+    }
+
+    pub(super) fn suspect_duplicate(
+        &mut self,
+        event: Event,
+        id: Name,
+        at: (MessageIdentity, MessageIdentity),
+    ) {
+        if self.repeats.len() < OPEN_REPEATS_MAX {
+            let number = self.number();
+            let (first, second) = at;
+            self.repeats.insert(number, Repeat { event, id, first, second, asked_wall_ms: 0 });
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.touched.insert(self.next_number);
+        self.next_number
+    }
+
+    /// Open reports.
+    pub fn open_reports(&self) -> impl Iterator<Item = &OpenReport> {
+        self.reports.values()
+    }
+}
+
+impl Judge {
+    /// What to ask now, at most `limit`. Each is asked again when no answer comes.
+    pub fn take_questions(&mut self, limit: usize) -> Vec<Question> {
+        let rest = self.questions.due.split_off(limit.min(self.questions.due.len()));
+        std::mem::replace(&mut self.questions.due, rest)
+    }
+
+    /// What is open.
+    pub fn questions(&self) -> &Questions {
+        &self.questions
+    }
+
+    /// Reports whose offset proves them are closed; the others are asked for once every source has passed their barrier.
+    pub(super) fn look_at_reports(&mut self, books: &Books, heads: &Heads) {
+        let now = self.now.wall_ms;
+        let again = self.deadlines.ask_again_ms;
+        let mut questions = std::mem::take(&mut self.questions);
+        questions.due.clear();
+        let mut closed = Vec::new();
+        for (number, open) in &mut questions.reports {
+            if open.report.outcome == SendOutcome::Refused {
+                closed.push((*number, Some(Class::SendRefused)));
+                continue;
+            }
+            if open.report.outcome != SendOutcome::Unknown && is_proved(books, &open.report) {
+                closed.push((*number, None));
+                continue;
+            }
+            if open.barrier.is_none() {
+                open.barrier = heads.values().copied().collect();
+            }
+            let passed =
+                open.barrier.as_ref().is_some_and(|b| b.iter().all(|place| books.has_passed(*place)));
+            let wait = match open.report.outcome {
+                SendOutcome::Unknown => self.deadlines.send_unknown_ms,
+                _ => self.deadlines.send_known_ms,
+            };
+            let rested = now >= open.seen_wall_ms.saturating_add(wait);
+            if passed && rested && (open.asked_wall_ms == 0 || now >= open.asked_wall_ms + again) {
+                open.asked_wall_ms = now.max(1);
+                let (id, topic) = (open.report.id.clone(), open.report.topic.clone());
+                questions.due.push(Question { number: *number, id, topic });
+            }
+        }
+        for (number, repeat) in &mut questions.repeats {
+            if repeat.asked_wall_ms == 0 || now >= repeat.asked_wall_ms + again {
+                repeat.asked_wall_ms = now.max(1);
+                questions.due.push(Question { number: *number, id: repeat.id.clone(), topic: "".into() });
+            }
+        }
+        self.questions = questions;
+        for (number, class) in closed {
+            let open = self.questions.reports.remove(&number);
+            self.questions.touched.insert(number);
+            if let (Some(open), Some(class)) = (open, class) {
+                self.reported_verdict(books, &open, class);
+            }
+        }
+    }
+
+    pub(super) fn answered(&mut self, books: &Books, answer: Answer) {
+        if !answer.complete && answer.places.is_empty() {
+            return;
+        }
+        if let Some(repeat) = self.questions.repeats.remove(&answer.number) {
+            self.duplicate(books, &repeat, &answer.places);
+            return;
+        }
+        let Some(open) = self.questions.reports.remove(&answer.number) else { return };
+        self.questions.touched.insert(answer.number);
+        let found = !answer.places.is_empty();
+        match (open.report.outcome, found) {
+            (SendOutcome::Unknown, true) => self.reported_verdict(books, &open, Class::StoredThoughUnacked),
+            (_, true) => {}
+            (_, false) if self.was_taken(books, &open) => {}
+            (_, false) => self.reported_verdict(books, &open, Class::NeverStored),
+        }
+    }
+
+    /// Whether a recovery took the message: it is named by an incident already, or its report names it now.
+    fn was_taken(&mut self, books: &Books, open: &OpenReport) -> bool {
+        let report = &open.report;
+        let named = |judge: &Judge| {
+            let mut incidents = judge.incidents();
+            incidents.any(|i| i.verdict.class == Class::StoredNotFlushedLost && i.names(&report.id))
+        };
+        if named(self) {
+            return true;
+        }
+        if report.outcome == SendOutcome::Unknown {
+            return false;
+        }
+        let Some((source, epoch, incarnation)) = taken_by(books, report) else { return false };
+        let event = Event {
+            source: source.clone(),
+            at: Position { incarnation, sequence: 1 },
+            wall_ms: report.reported_wall_ms,
+            epoch,
+            what: What::Sent(report.clone()),
+        };
+        let key = lost_key(&event, epoch);
+        let text = format!("{} was answered OK, and no source has it after the recovery", report.id);
+        let incident = self.incident_for(books, Class::StoredNotFlushedLost, key, &event);
+        incident.add_topic(&report.topic);
+        if incident.add_id(&report.id) {
+            incident.add_count(1);
+            incident.cite(&Event { source: "evidence-log".into(), at: open.at, ..event.clone() }, text);
+        }
+        // one of the unnamed has a name now
+        let key = format!("undecided/{source}/{epoch}/{incarnation}");
+        for incident in self.all_mut().filter(|i| i.verdict.key == key && i.verdict.undecided > 0) {
+            incident.verdict.undecided -= 1;
+            incident.dirty = true;
+        }
+        true
+    }
+
+    fn reported_verdict(&mut self, books: &Books, open: &OpenReport, class: Class) {
+        let report = &open.report;
+        let source: Name = if report.broker.is_empty() { "reports".into() } else { report.broker.clone() };
+        let event = Event {
+            source,
+            at: open.at,
+            wall_ms: report.reported_wall_ms,
+            epoch: 0,
+            what: What::Sent(report.clone()),
+        };
+        let key = format!("reported/{}/{}/{}", class.text(), event.source, report.topic);
+        let text = format!("the producer of {} reported: {}", report.id, report.outcome.text());
+        let known = self.by_key.get(&key).into_iter().flatten();
+        if known.filter_map(|id| self.incidents.get(id)).any(|incident| incident.names(&report.id)) {
+            return;
+        }
+        let incident = self.incident_for(books, class, key, &event);
+        incident.add_topic(&report.topic);
+        incident.add_id(&report.id);
+        incident.add_count(1);
+        incident.cite(&event, text);
+    }
+
+    /// The same id stored twice, and both copies exist: a producer's retry.
+    fn duplicate(&mut self, books: &Books, repeat: &Repeat, places: &[(Name, MessageIdentity)]) {
+        let exists = |wanted: MessageIdentity| {
+            places.iter().any(|(source, place)| {
+                *source == repeat.event.source
+                    && place.queue == wanted.queue
+                    && place.queue_offset == wanted.queue_offset
+            })
+        };
+        if !exists(repeat.first) || !exists(repeat.second) {
+            return;
+        }
+        let at = repeat.second;
+        let span = crate::fold::event::Span {
+            queue: at.queue,
+            from: at.queue_offset,
+            to: at.queue_offset + 1,
+            epoch: at.epoch_number,
+        };
+        let key = format!("duplicate/{}/{}/{:x}", repeat.event.source, repeat.event.epoch, at.queue.topic.0);
+        let news = self.news_of(&key, &span);
+        let text = format!(
+            "{} was stored at offsets {} and {}",
+            repeat.id, repeat.first.queue_offset, at.queue_offset
+        );
+        let incident = self.incident_for(books, Class::Duplicate, key, &repeat.event);
+        incident.add_span(&span, &news);
+        incident.add_id(&repeat.id);
+        incident.cite(&repeat.event, text);
+    }
+}
+
+/// Whether the reported offset proves that the message was stored: it exists, and was never used twice.
+fn is_proved(books: &Books, report: &SentReported) -> bool {
+    let (Some(queue_id), Some(offset)) = (report.queue_id, report.queue_offset) else { return false };
+    let Some(broker) = books.brokers.get(&report.broker) else { return false };
+    let Some(topic) = broker.topic_named(&report.topic) else { return false };
+    let key = lifecycle::identity::QueueKey { topic, queue_id };
+    broker.queues.get(&key).is_some_and(|queue| queue.proves(offset))
+}
+
+/// The recovery that took a message answered OK: by its offset, else by the unnamed window of a recovery.
+fn taken_by(books: &Books, report: &SentReported) -> Option<(Name, u64, Incarnation)> {
+    for (source, broker) in &books.brokers {
+        if !report.broker.is_empty() && *source != report.broker {
+            continue;
+        }
+        let run_after = |epoch: u64| {
+            let next = broker.epochs.iter().find(|started| started.epoch.number > epoch)?;
+            Some((source.clone(), epoch, next.epoch.incarnation))
+        };
+        if let (Some(queue_id), Some(offset), Some(topic)) =
+            (report.queue_id, report.queue_offset, broker.topic_named(&report.topic))
+        {
+            let key = lifecycle::identity::QueueKey { topic, queue_id };
+            let queue = broker.queues.get(&key);
+            let cut = queue.and_then(|q| q.truncations.iter().rev().find(|cut| cut.end <= offset));
+            if let Some(cut) = cut {
+                return run_after(cut.epoch);
+            }
+        }
+        if broker.unnamed > 0
+            && let Some((_, epoch, unnamed_by)) = broker.unnamed_windows.last()
+        {
+            return Some((source.clone(), *epoch, *unnamed_by));
+        }
+    }
+    None
+}
