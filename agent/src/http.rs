@@ -4,6 +4,7 @@
 //! Every answer of `/api/v1` is an envelope that says what it rests on; every error is a problem (RFC 9457). There is no
 //! authentication, so it listens on loopback unless configured otherwise.
 
+pub mod agent_desk;
 pub mod desk;
 pub mod paging;
 pub mod params;

@@ -170,7 +170,7 @@ mod tests {
 
         #[test]
         fn no_cursor_panics(cursor in ".{0,40}") {
-            let _ = PageRequest::new(None, Some(&cursor));
+            drop(PageRequest::new(None, Some(&cursor)));
         }
     }
 }

@@ -1,1 +1,56 @@
-fn main() {}
+//! The one binary: broker and agent in one process, each alone, and the commands that ask a running agent. Thin: parse, wire,
+//! run, print, exit code. The only place that reads the environment, the configuration file and the clocks, and that sees
+//! both broker and agent.
+//!
+//! Exit codes: 0 all is well, 1 it failed, 2 the command line or the configuration is wrong, 3 losses are open.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the binary speaks to its terminal")]
+#![allow(clippy::disallowed_methods, reason = "the binary is where clocks are read")]
+
+mod bench;
+mod cli;
+mod config;
+mod demo;
+mod query;
+mod tables;
+mod up;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use std::process::ExitCode;
+
+/// It failed.
+const FAILED: u8 = 1;
+/// The command line or the configuration is wrong (clap ends with the same code).
+const USAGE: u8 = 2;
+/// What was asked shows open losses.
+const LOSSES_OPEN: u8 = 3;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let settings = match config::load(&cli.common) {
+        Ok(settings) => settings,
+        Err(problems) => {
+            eprintln!("losstrace: the configuration cannot be used:");
+            for problem in problems {
+                eprintln!("  {problem}");
+            }
+            return ExitCode::from(USAGE);
+        }
+    };
+    let result = match cli.command.unwrap_or(Command::Up) {
+        Command::Up => up::run(&settings, up::Parts::Both).map(|()| 0),
+        Command::Broker => up::run(&settings, up::Parts::Broker).map(|()| 0),
+        Command::Agent => up::run(&settings, up::Parts::Agent).map(|()| 0),
+        Command::Demo => demo::run(&settings).map(|()| 0),
+        Command::Bench => bench::run(&settings).map(|()| 0),
+        Command::Query(question) => query::run(&settings, &question),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("losstrace: {error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}

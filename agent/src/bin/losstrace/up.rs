@@ -1,0 +1,206 @@
+//! Owns the running processes: broker and agent together, or each alone. Wires clocks, disk, sources and sockets, waits for
+//! the signal to stop, and stops in the order in which nothing is lost: broker first, then the agent behind it.
+
+use crate::config::Settings;
+use agent::config::{AgentConfig, FeedConfig};
+use agent::http::agent_desk::AgentDesk;
+use agent::ingest::Source;
+use agent::metrics::Metrics;
+use agent::run::{Agent, AgentHandle, Clock, Environment};
+use agent::telemetry::{Telemetry, TelemetryConfig};
+use anyhow::{Context, Result, bail};
+use lifecycle::clock::Now;
+use lifecycle::identity::Incarnation;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use store::disk_os::OsDisk;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+/// Connections and segments each take a file; ten thousand idle clients are ordinary.
+const FILES_MAX: u64 = 65_536;
+/// The HTTP door and the exporter; broker and agent have threads of their own.
+const WORKERS: usize = 2;
+/// After this long a stop is not waited for any more.
+const STOP_MAX: Duration = Duration::from_secs(25);
+
+/// Which parts run in this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parts {
+    Both,
+    Broker,
+    Agent,
+}
+
+impl Parts {
+    fn service(self) -> &'static str {
+        match self {
+            Parts::Both => "losstrace",
+            Parts::Broker => "losstrace-broker",
+            Parts::Agent => "losstrace-agent",
+        }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT, or until a part fails.
+pub(crate) fn run(settings: &Settings, parts: Parts) -> Result<()> {
+    let raised = rlimit::increase_nofile_limit(FILES_MAX);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .thread_name("losstrace-http")
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let telemetry = runtime.block_on(async { Telemetry::start(&telemetry(settings, parts)) })?;
+    if let Err(error) = raised {
+        tracing::warn!(%error, "cannot raise the limit of open files; many clients may be refused");
+    }
+    let result = runtime.block_on(serve(settings, parts));
+    // the exporter needs the runtime for its last batch
+    telemetry.shutdown();
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+fn telemetry(settings: &Settings, parts: Parts) -> TelemetryConfig {
+    TelemetryConfig {
+        format: settings.log.format,
+        level: settings.log.level.clone(),
+        otlp_endpoint: settings.otlp.endpoint.clone(),
+        service: parts.service(),
+    }
+}
+
+async fn serve(settings: &Settings, parts: Parts) -> Result<()> {
+    let stop = stop_on_signal()?;
+    warn_when_open(settings);
+    match parts {
+        Parts::Agent => serve_agent(settings, stop).await,
+        Parts::Broker | Parts::Both => bail!("the broker is not wired into this build yet"),
+    }
+}
+
+async fn serve_agent(settings: &Settings, stop: watch::Receiver<bool>) -> Result<()> {
+    let clock = clock();
+    let agent = start_agent(followed(settings), Vec::new(), clock.clone())?;
+    let desk = AgentDesk::new(agent.clone(), clock);
+    let door = tokio::spawn(agent_door(settings.listen.agent_http, desk, stop.clone()));
+    let outcome = until_stopped(&agent, stop, door).await;
+    agent.stop();
+    if tokio::time::timeout(STOP_MAX, agent.stopped()).await.is_err() {
+        bail!("the agent did not stop in {} s", STOP_MAX.as_secs());
+    }
+    tracing::info!("stopped");
+    outcome
+}
+
+/// The agent alone follows the brokers of its configuration, or the one this configuration would start.
+fn followed(settings: &Settings) -> AgentConfig {
+    let mut config = settings.agent.clone();
+    if config.feeds.is_empty() {
+        let url = format!("http://{}", settings.listen.feed);
+        config.feeds.push(FeedConfig { name: settings.broker.broker_name.clone(), url });
+    }
+    config
+}
+
+/// Starts the agent; `sources` are brokers in this process.
+fn start_agent(config: AgentConfig, sources: Vec<Arc<dyn Source>>, clock: Clock) -> Result<AgentHandle> {
+    let environment =
+        Environment { clock, disk: Arc::new(OsDisk), incarnation: incarnation(), sources, ledger: None };
+    Agent::start(config, environment).context("cannot start the agent")
+}
+
+/// Serves the agent's HTTP until `stop`. Ends early only when it cannot serve.
+async fn agent_door(
+    listen: std::net::SocketAddr,
+    desk: AgentDesk,
+    mut stop: watch::Receiver<bool>,
+) -> Result<()> {
+    let metrics = Arc::new(Metrics::new(prometheus::Registry::new(), env!("CARGO_PKG_VERSION"))?);
+    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    tracing::info!(address = %listen, "the agent answers on http");
+    let router = agent::http::router(Arc::new(desk), metrics);
+    // the sender lives as long as the process: an error would mean that it stops
+    let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
+    agent::http::serve(listener, router, stopped).await.context("agent http")
+}
+
+/// Completes at a signal, or when agent or door end by themselves.
+async fn until_stopped(
+    agent: &AgentHandle,
+    mut stop: watch::Receiver<bool>,
+    door: tokio::task::JoinHandle<Result<()>>,
+) -> Result<()> {
+    tokio::select! {
+        _ = stop.wait_for(|stop| *stop) => Ok(()),
+        () = agent.stopped() => match agent.failure() {
+            Some(reason) => bail!("the agent has stopped: {reason}"),
+            None => bail!("the agent has stopped"),
+        },
+        ended = door => match ended.context("the http door panicked")? {
+            Ok(()) => Ok(()),
+            Err(error) => Err(error),
+        },
+    }
+}
+
+/// The process's clocks: monotonic since its start, and the wall.
+fn clock() -> Clock {
+    let start = Instant::now();
+    Arc::new(move || Now { mono_ms: millis(start.elapsed()), wall_ms: wall_ms() })
+}
+
+fn wall_ms() -> u64 {
+    // a clock before 1970 shows as 1970
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A name for this run.
+fn incarnation() -> Incarnation {
+    Incarnation::from_uuid(uuid::Uuid::now_v7())
+}
+
+/// Nothing asks who you are, so a door that others can reach is worth a line.
+fn warn_when_open(settings: &Settings) {
+    let listen = &settings.listen;
+    for (door, address) in [
+        ("name_server", listen.name_server),
+        ("remoting", listen.remoting),
+        ("grpc", listen.grpc),
+        ("agent_http", listen.agent_http),
+        ("broker_http", listen.broker_http),
+        ("feed", listen.feed),
+    ] {
+        if !address.ip().is_loopback() {
+            tracing::warn!(door, %address, "reachable from other machines, without authentication");
+        }
+    }
+}
+
+/// Turns true at the first SIGTERM or SIGINT; the second ends the process at once.
+fn stop_on_signal() -> Result<watch::Receiver<bool>> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    let (sender, receiver) = watch::channel(false);
+    tokio::spawn(async move {
+        either(&mut terminate, &mut interrupt).await;
+        tracing::info!("stopping; a second signal ends it at once");
+        sender.send_replace(true);
+        either(&mut terminate, &mut interrupt).await;
+        std::process::exit(i32::from(crate::FAILED));
+    });
+    Ok(receiver)
+}
+
+async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
