@@ -17,7 +17,7 @@ pub mod verdict_log;
 use thiserror::Error;
 
 /// Longest key of a row, in bytes.
-pub const KEY_BYTES_MAX: usize = 128;
+pub const KEY_BYTES_MAX: usize = 1_024;
 /// Largest value of a row, in bytes: 17 of them (one leaf of sled's tree) stay below a quarter of its segment, beyond which
 /// sled would make files of them that it neither syncs nor reclaims.
 pub const VALUE_BYTES_MAX: usize = 4_096;

@@ -214,3 +214,6 @@ fn place_from(place: proto::MessagePlace) -> Result<Place, SourceError> {
         lineage,
     })
 }
+
+#[cfg(test)]
+mod tests;

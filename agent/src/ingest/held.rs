@@ -22,7 +22,19 @@ pub fn is_reset(payload: &[u8]) -> bool {
 struct Run {
     incarnation: Incarnation,
     frames: VecDeque<(u64, Bytes)>,
+    /// Numbers of the reset points among them; the first is the first frame's.
+    resets: VecDeque<u64>,
     flushed: u64,
+}
+
+impl Run {
+    /// Drops frames before the second reset point; returns their payloads.
+    fn drop_first_part(&mut self) -> impl Iterator<Item = (u64, Bytes)> + '_ {
+        self.resets.pop_front();
+        let end = self.resets.front().copied().unwrap_or(u64::MAX);
+        let count = self.frames.partition_point(|(sequence, _)| *sequence < end);
+        self.frames.drain(..count)
+    }
 }
 
 /// Frames held, oldest run first.
@@ -64,11 +76,14 @@ impl Held {
             _ if !is_reset(&payload) => return,
             _ => {
                 self.bytes -= run.frames.drain(..).map(|(_, payload)| payload.len()).sum::<usize>();
+                run.resets.clear();
             }
         }
         self.bytes += payload.len();
+        if is_reset(&payload) {
+            run.resets.push_back(position.sequence);
+        }
         run.frames.push_back((position.sequence, payload));
-        self.trim();
         while self.bytes > self.bytes_max || self.runs.len() > OLD_RUNS_MAX + 1 {
             if !self.drop_oldest() {
                 break;
@@ -136,14 +151,8 @@ impl Held {
     /// Drops what lies before the last reset point from which all unflushed frames can be decoded.
     fn trim(&mut self) {
         for run in &mut self.runs {
-            let needed = run.flushed + 1;
-            let resets = run.frames.iter().enumerate().rev();
-            let start = resets
-                .filter(|(_, (sequence, payload))| *sequence <= needed && is_reset(payload))
-                .map(|(index, _)| index)
-                .next();
-            for (_, payload) in run.frames.drain(..start.unwrap_or(0)) {
-                self.bytes -= payload.len();
+            while run.resets.get(1).is_some_and(|next| *next <= run.flushed + 1) {
+                self.bytes -= run.drop_first_part().map(|(_, payload)| payload.len()).sum::<usize>();
             }
         }
     }
@@ -151,10 +160,8 @@ impl Held {
     /// Drops the oldest frames up to a reset point, in the oldest run.
     fn drop_oldest(&mut self) -> bool {
         let Some(run) = self.runs.front_mut() else { return false };
-        let next_reset = run.frames.iter().skip(1).position(|(_, payload)| is_reset(payload));
-        let count = next_reset.map_or(run.frames.len(), |index| index + 1);
         let flushed = run.flushed;
-        for (sequence, payload) in run.frames.drain(..count) {
+        for (sequence, payload) in run.drop_first_part() {
             self.bytes -= payload.len();
             self.dropped += u64::from(sequence > flushed);
         }

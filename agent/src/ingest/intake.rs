@@ -78,6 +78,8 @@ pub struct Intake {
     asked: u8,
     /// The current stream has said how far the current run is.
     heard: bool,
+    /// ... and has been at its end: the run is the newest one.
+    live: bool,
     past: VecDeque<Incarnation>,
     /// Frames the broker may still lose.
     pub held: Held,
@@ -113,11 +115,18 @@ impl Intake {
         self.run_end = None;
         self.hole_since_ms = None;
         self.heard = false;
+        self.live = false;
     }
 
     /// Whether everything the source has was folded.
     pub fn caught_up(&self) -> bool {
         self.heard && !self.has_hole() && self.position.sequence >= self.head_sequence
+    }
+
+    /// The newest frame the source is known to have; `None` while a newer run may exist, or nothing was heard.
+    pub fn head(&self) -> Option<Position> {
+        let sequence = self.head_sequence.max(self.position.sequence);
+        self.live.then_some(Position { sequence, ..self.position })
     }
 
     /// Whether something is known to be missing that may still come.
@@ -148,7 +157,6 @@ impl Intake {
         self.heard = true;
         self.head_sequence = self.head_sequence.max(batch.head_sequence);
         self.flushed_sequence = self.flushed_sequence.max(batch.flushed_sequence);
-        self.held.flushed(batch.incarnation, batch.flushed_sequence);
         self.claimed_to =
             self.claimed_to.max((batch.first_sequence + batch.frames.len() as u64).saturating_sub(1));
         for (sequence, payload) in (batch.first_sequence..).zip(batch.frames) {
@@ -161,18 +169,21 @@ impl Intake {
         }
         self.run_end = batch.run_end.or(self.run_end);
         let want = self.drain(out);
+        self.held.flushed(batch.incarnation, batch.flushed_sequence);
         if want == Want::Again || !self.is_over_full() {
             return self.note_hole(now_ms, want);
         }
-        self.no_more_patience(out)
+        let want = self.no_more_patience(out);
+        self.note_hole(now_ms, want)
     }
 
     /// Gives a hole up for which nothing came in time.
     pub fn tick(&mut self, now_ms: u64, out: &mut Vec<Step>) -> Want {
         match self.hole_since_ms {
             Some(since) if now_ms.saturating_sub(since) >= HOLE_PATIENCE_MS => {
-                self.hole_since_ms = Some(now_ms);
-                self.no_more_patience(out)
+                self.hole_since_ms = None;
+                let want = self.no_more_patience(out);
+                self.note_hole(now_ms, want)
             }
             _ => Want::More,
         }
@@ -184,6 +195,7 @@ impl Intake {
 
     fn note_hole(&mut self, now_ms: u64, want: Want) -> Want {
         self.hole_since_ms = self.has_hole().then(|| self.hole_since_ms.unwrap_or(now_ms));
+        self.live |= self.caught_up();
         want
     }
 

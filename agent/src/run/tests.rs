@@ -315,7 +315,14 @@ async fn a_broker_that_goes_on_after_a_restart_of_either_side_is_folded_exactly_
 /// The agent dies after every single effect on its disk, starts again, and nothing is missing, double, or forgotten.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_killed_between_any_two_steps_goes_on_exactly_once() {
-    for effects in 0..40 {
+    let mut runs: tokio::task::JoinSet<()> = (0..60).map(killed_after).collect();
+    while let Some(run) = runs.join_next().await {
+        run.unwrap();
+    }
+}
+
+async fn killed_after(effects: u64) {
+    {
         let (disk, ledger, source) = (SimDisk::new(), MemoryLedger::new(), two_runs());
         disk.set_faults(SimFaults { die_after_effects: Some(effects), ..Default::default() });
         let handle = start(&disk, &ledger, &source);
