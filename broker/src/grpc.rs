@@ -24,6 +24,7 @@ mod time;
 #[cfg(test)]
 mod tests;
 
+use crate::config::Config;
 use crate::handle::CoreHandle;
 use edge::Edge;
 use lifecycle::clock::Now;
@@ -47,6 +48,11 @@ pub const CONNECTIONS_MAX: usize = 10_000;
 pub const CALLS_PER_CONNECTION_MAX: u32 = 1_024;
 /// Largest request read, a batch of messages included.
 pub const REQUEST_MAX_BYTES: usize = 16 * 1024 * 1024;
+/// Largest body taken. A little under 4 MiB: grpc-js and the Rust SDK refuse to *receive* a frame over 4 MiB, so a body of exactly
+/// 4 MiB could be sent but never consumed.
+pub const BODY_MAX_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
+/// Most bytes of bodies in sends that wait for their answer, over all clients.
+pub const SENDS_IN_FLIGHT_MAX_BYTES: usize = 256 * 1024 * 1024;
 /// Most bytes of headers of one call.
 pub const HEADERS_MAX_BYTES: u32 = 32 * 1024;
 /// Flow-control windows: one body of the largest size is sent without waiting.
@@ -72,8 +78,7 @@ pub struct GrpcConfig {
     pub advertised: (String, u16),
     /// Queues of a topic created because a client asked for its route; `None`: unknown topics are refused.
     pub auto_create_queues: Option<u32>,
-    /// Largest body, sent and told to clients. A little under 4 MiB: grpc-js and the Rust SDK refuse to *receive* a frame over
-    /// 4 MiB, so a body of exactly 4 MiB could be sent but never consumed.
+    /// Largest body, sent and told to clients.
     pub body_max_bytes: usize,
     /// A receive is held at most this long; also told to push consumers.
     pub long_polling_ms: u64,
@@ -95,29 +100,23 @@ pub struct GrpcConfig {
     pub stream_grace_ms: u64,
 }
 
-impl Default for GrpcConfig {
-    /// The values of RocketMQ's proxy where it has one.
-    fn default() -> Self {
+impl GrpcConfig {
+    /// What follows from the broker's settings; the rest are the values of RocketMQ's proxy.
+    pub fn new(config: &Config, advertised: (String, u16)) -> Self {
         const SECOND: u64 = 1_000;
-        const MINUTE: u64 = 60 * SECOND;
-        const HOUR: u64 = 60 * MINUTE;
-        let minutes = |range: std::ops::RangeInclusive<u64>| range.map(|n| n * MINUTE);
-        let mut backoff_ms = vec![SECOND, 5 * SECOND, 10 * SECOND, 30 * SECOND];
-        backoff_ms.extend(minutes(1..=10));
-        backoff_ms.extend([20 * MINUTE, 30 * MINUTE, HOUR, 2 * HOUR]);
         GrpcConfig {
-            broker_name: Name::from("broker-a"),
-            advertised: ("127.0.0.1".to_owned(), 8081),
-            auto_create_queues: Some(8),
-            body_max_bytes: 4 * 1024 * 1024 - 64 * 1024,
+            broker_name: Name::from(config.broker_name.as_str()),
+            advertised,
+            auto_create_queues: config.auto_create_topics.then_some(config.default_queues),
+            body_max_bytes: config.max_body_bytes.min(BODY_MAX_BYTES),
             long_polling_ms: 20 * SECOND,
-            push_lease_ms: MINUTE,
+            push_lease_ms: 60 * SECOND,
             invisible_min_ms: 10 * SECOND,
-            invisible_max_ms: 12 * HOUR,
-            delay_max_ms: 24 * HOUR,
-            attempts_max: 17,
-            backoff_ms,
-            client_idle_ms: 2 * MINUTE,
+            invisible_max_ms: 12 * 3_600 * SECOND,
+            delay_max_ms: config.delay_max_ms,
+            attempts_max: i32::try_from(config.retry_max).unwrap_or(i32::MAX).saturating_add(1),
+            backoff_ms: config.delay_levels_ms.clone(),
+            client_idle_ms: config.client_timeout_ms,
             stream_grace_ms: 3 * SECOND,
         }
     }

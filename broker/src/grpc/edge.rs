@@ -3,7 +3,7 @@
 use super::caller::Caller;
 use super::clients::Clients;
 use super::proto::{
-    AckMessageRequest, AckMessageResponse, ChangeInvisibleDurationRequest,
+    AckMessageRequest, AckMessageResponse, ChangeInvisibleDurationRequest, Code,
     ForwardMessageToDeadLetterQueueRequest, Language, QueryAssignmentRequest, QueryAssignmentResponse,
     QueryRouteRequest, QueryRouteResponse, ReceiveMessageRequest, SendMessageRequest, SendMessageResponse,
     Settings,
@@ -11,18 +11,18 @@ use super::proto::{
 use super::receive::{Delivery, Lent};
 use super::send::Rules;
 use super::settings::{declared, subscription};
-use super::status::{Refused, ok};
-use super::{Clock, GrpcConfig, names, receive, route, send, settle};
+use super::status::{Refused, ok, refuse};
+use super::{Clock, GrpcConfig, SENDS_IN_FLIGHT_MAX_BYTES, names, receive, route, send, settle};
 use crate::api::{
     Answer, ConfigureTopic, Heartbeat, LeasedMessage, Query, QueryAnswer, ReceiveMessages, Refusal,
-    TopicInfo, Unregister,
+    SendMessages, TopicInfo, Unregister,
 };
 use crate::api::{ConnectionId, Request as Ask};
 use crate::handle::{CoreHandle, NotTaken};
 use lifecycle::clock::Now;
 use lifecycle::identity::Name;
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio_util::sync::CancellationToken;
 use wire::name::AUTO_CREATE_TOPIC;
 
@@ -38,6 +38,8 @@ pub(super) struct Edge {
     clock: Clock,
     pub(super) shutdown: CancellationToken,
     pub(super) clients: Clients,
+    /// Kibibytes of bodies that may still be taken.
+    sends: Semaphore,
 }
 
 impl Edge {
@@ -48,7 +50,8 @@ impl Edge {
         shutdown: CancellationToken,
     ) -> Self {
         let clients = Clients::new(&config);
-        Edge { core, config, clock, shutdown, clients }
+        let sends = Semaphore::new(SENDS_IN_FLIGHT_MAX_BYTES / 1_024);
+        Edge { core, config, clock, shutdown, clients, sends }
     }
 
     pub(super) fn now(&self) -> Now {
@@ -67,17 +70,29 @@ impl Edge {
         }
     }
 
-    /// Settings of a client: remembered, and told to the core.
+    /// Settings of a client: remembered, and told to the core. Answers whether the client is to consume in order.
     pub(super) async fn declare(
         &self,
         caller: &Caller,
         language: Language,
         settings: &Settings,
-    ) -> Result<(), Refused> {
+    ) -> Result<bool, Refused> {
         let now = self.now();
         let declared = declared(settings, now.wall_ms)?;
         let heartbeat = self.clients.declare(caller, language, declared, now.mono_ms)?;
-        self.tell(heartbeat).await
+        let topics: Vec<Name> = heartbeat
+            .consumers
+            .iter()
+            .flat_map(|consumer| &consumer.subscriptions)
+            .map(|subscription| subscription.topic.clone())
+            .collect();
+        self.tell(heartbeat).await?;
+        for topic in topics {
+            if self.find_topic(&topic).await?.is_ok_and(|topic| route::is_ordered(&topic)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn tell(&self, heartbeat: Heartbeat) -> Result<(), Refused> {
@@ -132,8 +147,8 @@ impl Edge {
         let topic = self.find_topic(&names::topic(request.topic.as_ref())?).await??;
         let endpoints = route::endpoints(request.endpoints, &self.config);
         let resource = request.topic.unwrap_or_default();
-        let assignment = route::assignment(&topic, resource, &endpoints, &self.config)?;
-        Ok(QueryAssignmentResponse { status: Some(ok()), assignments: vec![assignment] })
+        let assignments = route::assignments(&topic, &resource, &endpoints, &self.config)?;
+        Ok(QueryAssignmentResponse { status: Some(ok()), assignments })
     }
 
     pub(super) async fn send(
@@ -146,8 +161,20 @@ impl Edge {
         let connection = self.clients.heard(caller, now.mono_ms)?;
         let rules = Rules { config: &self.config, now_ms: now.wall_ms };
         let messages = send::read(request, caller, connection, rules)?;
+        let _room = self.room_for(&messages)?;
         let stored = self.core.call(|reply| Ask::Send(messages, reply)).await??;
         Ok(send::answer(ids.to_vec(), stored, caller))
+    }
+
+    /// Room among the sends in flight, until the answer is there.
+    fn room_for(&self, send: &SendMessages) -> Result<SemaphorePermit<'_>, Refused> {
+        let bytes: usize = send.messages.iter().map(|message| message.body.len()).sum();
+        // a request is at most 16 MiB
+        let kib = u32::try_from(bytes.div_ceil(1_024)).unwrap_or(u32::MAX);
+        match self.sends.try_acquire_many(kib) {
+            Ok(room) => Ok(room),
+            Err(_) => refuse(Code::TooManyRequests, "too many bytes of sends are waiting for their answer"),
+        }
     }
 
     pub(super) async fn receive(
@@ -170,9 +197,7 @@ impl Edge {
         let ask = ReceiveMessages {
             group: group.clone(),
             topic: topic.clone(),
-            // The queue in the request is not used: the Node SDK always names queue 0, a simple consumer of the Python SDK
-            // one at random, and messages of the others would wait.
-            queue_id: None,
+            queue_id: receive::queue_id(&request),
             client: caller.client.clone(),
             connection,
             max_messages: receive::batch_size(&request),
@@ -187,17 +212,22 @@ impl Edge {
         let namespace = resource.map(|resource| resource.resource_namespace.clone()).unwrap_or_default();
         let lend = move |messages: Vec<LeasedMessage>| {
             let waiting = messages.into();
-            Lent { waiting, core, group, topic, client, namespace, invisible_ms, body_plain_max }
+            let handed_out = Vec::new();
+            Lent { waiting, handed_out, core, group, topic, client, namespace, invisible_ms, body_plain_max }
         };
         let (sender, receiver) = oneshot::channel();
         // An answer nobody hears, because the client hung up, is dropped with its messages: that gives them back.
         let reply = Box::new(move |answer: Answer<_>| drop(sender.send(answer.map(lend))));
         self.core.submit(Ask::Receive(ask, reply))?;
-        let lent = tokio::select! {
-            answer = receiver => answer.map_err(|_| NotTaken::Stopped)??,
-            () = self.shutdown.cancelled() => return Err(NotTaken::Stopped.into()),
-        };
-        Ok(Delivery::of(lent, caller, self.now().wall_ms))
+        tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => Err(NotTaken::Stopped.into()),
+            answer = receiver => match answer {
+                Ok(lent) => Ok(Delivery::of(lent?, caller, self.now().wall_ms)),
+                // the core dropped what waits on this connection: the client said good-bye
+                Err(_) => Ok(Delivery::nothing(caller)),
+            },
+        }
     }
 
     pub(super) async fn ack(

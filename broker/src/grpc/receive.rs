@@ -1,5 +1,6 @@
-//! Owns receiving: how long a call is held, and the stream that hands messages out one after the other. What was leased but
-//! did not reach the stream is given back at once, so that a client that hung up does not hide messages for a whole lease.
+//! Owns receiving: how long a call is held, and the stream that hands messages out one after the other. When the call is broken
+//! off, all that was leased to it is given back at once: SDKs drop what they had of a broken answer, and a push consumer's lease
+//! would hide the messages for as long as the client lives.
 
 use super::GrpcConfig;
 use super::caller::Caller;
@@ -48,14 +49,26 @@ pub(super) fn invisible_ms(request: &ReceiveMessageRequest, config: &GrpcConfig)
     }
 }
 
+/// Which queue, when it matters: a push consumer was assigned the queues of an ordered topic. Else any: the Node SDK always names
+/// queue 0, a simple consumer of the Python SDK one at random, and messages of the others would wait.
+pub(super) fn queue_id(request: &ReceiveMessageRequest) -> Option<u32> {
+    match &request.message_queue {
+        Some(queue) if request.auto_renew => u32::try_from(queue.id).ok(),
+        _ => None,
+    }
+}
+
 /// How many messages at most.
 pub(super) fn batch_size(request: &ReceiveMessageRequest) -> u32 {
     u32::try_from(request.batch_size).unwrap_or_default().clamp(1, BATCH_MAX)
 }
 
-/// Messages leased to a call and not yet handed out.
+/// Messages leased to a call.
 pub(super) struct Lent {
+    /// Not yet handed out.
     pub(super) waiting: VecDeque<LeasedMessage>,
+    /// Handles of the others, until the answer is complete.
+    pub(super) handed_out: Vec<String>,
     pub(super) core: CoreHandle,
     pub(super) group: Name,
     pub(super) topic: Name,
@@ -70,6 +83,7 @@ impl Lent {
     /// takes it to the dead-letter queue.
     fn next(&mut self) -> Option<ReceiveMessageResponse> {
         while let Some(leased) = self.waiting.pop_front() {
+            self.handed_out.push(leased.handle.clone());
             let handout = Handout {
                 topic: leased.topic,
                 namespace: self.namespace.clone(),
@@ -91,12 +105,13 @@ impl Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        for leased in self.waiting.drain(..) {
+        let waiting = self.waiting.drain(..).map(|leased| leased.handle);
+        for handle in self.handed_out.drain(..).chain(waiting) {
             let give_back = ChangeInvisible {
                 group: self.group.clone(),
                 topic: self.topic.clone(),
                 client: self.client.clone(),
-                handle: leased.handle,
+                handle,
                 invisible_ms: 0,
             };
             // when the core takes nothing more, the lease runs out by itself
@@ -111,20 +126,26 @@ impl Drop for Lent {
 pub(super) struct Delivery {
     status: Option<Status>,
     lent: Option<Lent>,
-    handed_out_ms: u64,
+    /// Until it is said.
+    handed_out_ms: Option<u64>,
 }
 
 impl Delivery {
     pub(super) fn of(lent: Lent, caller: &Caller, now_ms: u64) -> Delivery {
         match lent.waiting.is_empty() {
-            true => Delivery::only(status(Code::MessageNotFound, "no new message", caller.language)),
-            false => Delivery { status: Some(ok()), lent: Some(lent), handed_out_ms: now_ms },
+            true => Delivery::nothing(caller),
+            false => Delivery { status: Some(ok()), lent: Some(lent), handed_out_ms: Some(now_ms) },
         }
+    }
+
+    /// No message came while the call was held.
+    pub(super) fn nothing(caller: &Caller) -> Delivery {
+        Delivery::only(status(Code::MessageNotFound, "no new message", caller.language))
     }
 
     /// Nothing but a status.
     pub(super) fn only(status: Status) -> Delivery {
-        Delivery { status: Some(status), lent: None, handed_out_ms: 0 }
+        Delivery { status: Some(status), lent: None, handed_out_ms: None }
     }
 }
 
@@ -139,12 +160,18 @@ impl Stream for Delivery {
         if let Some(status) = self.status.take() {
             return Poll::Ready(Some(Ok(element(Content::Status(status)))));
         }
-        let Some(lent) = &mut self.lent else { return Poll::Ready(None) };
+        let Delivery { lent: Some(lent), handed_out_ms, .. } = &mut *self else { return Poll::Ready(None) };
         if let Some(message) = lent.next() {
             return Poll::Ready(Some(Ok(message)));
         }
-        self.lent = None;
-        let handed_out = timestamp(self.handed_out_ms);
-        Poll::Ready(Some(Ok(element(Content::DeliveryTimestamp(handed_out)))))
+        match handed_out_ms.take() {
+            Some(ms) => Poll::Ready(Some(Ok(element(Content::DeliveryTimestamp(timestamp(ms)))))),
+            None => {
+                // everything before went out: the client has the whole answer, or its connection broke and the core will hear
+                lent.handed_out.clear();
+                self.lent = None;
+                Poll::Ready(None)
+            }
+        }
     }
 }

@@ -65,29 +65,31 @@ pub(super) fn queues(
         .collect()
 }
 
-/// What a push consumer is to receive from: any queue, the broker chooses.
-pub(super) fn assignment(
+/// Whether the core hands this topic out in order.
+pub(super) fn is_ordered(topic: &TopicInfo) -> bool {
+    &*topic.message_type == "FIFO"
+}
+
+/// What a push consumer is to receive from: any queue, the broker chooses; of an ordered topic each queue by itself, so that one
+/// that waits for its turn does not keep the others waiting.
+pub(super) fn assignments(
     topic: &TopicInfo,
-    resource: Resource,
+    resource: &Resource,
     endpoints: &Endpoints,
     config: &GrpcConfig,
-) -> Result<Assignment, Refused> {
-    let permission = permission(topic, 0);
-    if !matches!(permission, Permission::Read | Permission::ReadWrite) {
+) -> Result<Vec<Assignment>, Refused> {
+    let readable =
+        |queue: &MessageQueue| matches!(queue.permission(), Permission::Read | Permission::ReadWrite);
+    let mut queues = queues(topic, resource, endpoints, config);
+    queues.retain(readable);
+    if queues.is_empty() {
         return refuse(Code::Forbidden, format!("topic {} does not permit reading", topic.name));
     }
-    Ok(Assignment {
-        message_queue: Some(MessageQueue {
-            topic: Some(resource),
-            id: ANY_QUEUE,
-            permission: permission.into(),
-            broker: Some(broker(endpoints, config)),
-            accept_message_types: accepts(&topic.message_type)
-                .iter()
-                .map(|accepts| (*accepts).into())
-                .collect(),
-        }),
-    })
+    if !is_ordered(topic) {
+        queues.truncate(1);
+        queues.iter_mut().for_each(|queue| queue.id = ANY_QUEUE);
+    }
+    Ok(queues.into_iter().map(|queue| Assignment { message_queue: Some(queue) }).collect())
 }
 
 fn broker(endpoints: &Endpoints, config: &GrpcConfig) -> Broker {
@@ -119,6 +121,7 @@ fn accepts(message_type: &str) -> &'static [MessageType] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grpc::tests::config;
     use lifecycle::identity::Name;
 
     fn topic(read_queues: u32, write_queues: u32, perm: u32) -> TopicInfo {
@@ -134,7 +137,7 @@ mod tests {
     #[test]
     fn endpoints_echo_the_access_point_with_a_scheme() {
         let check = |asked_at: Option<Endpoints>, scheme: AddressScheme, hosts: &[&str]| {
-            let told = endpoints(asked_at, &GrpcConfig::default());
+            let told = endpoints(asked_at, &config());
             assert_eq!(told.scheme(), scheme);
             assert_eq!(told.addresses.iter().map(|address| &address.host).collect::<Vec<_>>(), hosts);
         };
@@ -143,12 +146,12 @@ mod tests {
         check(at(&["localhost", "other"]), AddressScheme::DomainName, &["localhost"]);
         check(at(&[]), AddressScheme::IPv4, &["127.0.0.1"]);
         check(None, AddressScheme::IPv4, &["127.0.0.1"]);
-        assert_eq!(endpoints(at(&["::1"; 40]), &GrpcConfig::default()).addresses.len(), ADDRESSES_MAX);
+        assert_eq!(endpoints(at(&["::1"; 40]), &config()).addresses.len(), ADDRESSES_MAX);
     }
 
     #[test]
     fn queues_say_what_each_permits() {
-        let config = GrpcConfig::default();
+        let config = config();
         let check = |topic: TopicInfo, permissions: &[Permission]| {
             let queues = queues(&topic, &Resource::default(), &endpoints(None, &config), &config);
             assert_eq!(queues.iter().map(|queue| queue.permission()).collect::<Vec<_>>(), permissions);
@@ -172,11 +175,16 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_topic_is_not_assigned() {
-        let config = GrpcConfig::default();
-        let of =
-            |perm| assignment(&topic(1, 1, perm), Resource::default(), &endpoints(None, &config), &config);
-        assert_eq!(of(2).unwrap_err().code, Code::Forbidden);
-        assert_eq!(of(6).unwrap().message_queue.unwrap().id, -1);
+    fn what_a_push_consumer_is_assigned() {
+        let config = config();
+        let of = |topic: TopicInfo| {
+            let assigned = assignments(&topic, &Resource::default(), &endpoints(None, &config), &config);
+            let id = |one: Assignment| one.message_queue.unwrap().id;
+            assigned.map(|all| all.into_iter().map(id).collect::<Vec<_>>()).map_err(|refused| refused.code)
+        };
+        assert_eq!(of(topic(1, 1, 2)), Err(Code::Forbidden));
+        assert_eq!(of(topic(4, 4, 6)), Ok(vec![-1]));
+        let fifo = Name::from("FIFO");
+        assert_eq!(of(TopicInfo { message_type: fifo, ..topic(2, 3, 6) }), Ok(vec![0, 1]));
     }
 }

@@ -39,8 +39,13 @@ pub(super) fn language(settings: &Settings, metadata: Language) -> Language {
     }
 }
 
-/// A copy of the client's settings with everything the server decides.
-pub(super) fn merged(mut settings: Settings, language: Language, config: &GrpcConfig) -> Settings {
+/// A copy of the client's settings with everything the server decides. `fifo`: its consumer is to work in order.
+pub(super) fn merged(
+    mut settings: Settings,
+    language: Language,
+    fifo: bool,
+    config: &GrpcConfig,
+) -> Settings {
     let is_consumer = match settings.pub_sub.as_mut() {
         Some(PubSub::Publishing(publishing)) => {
             // 0 would make the SDK refuse every send; the configuration is far below 2 GiB
@@ -50,7 +55,7 @@ pub(super) fn merged(mut settings: Settings, language: Language, config: &GrpcCo
             false
         }
         Some(PubSub::Subscription(subscription)) => {
-            subscription.fifo = Some(false);
+            subscription.fifo = Some(fifo);
             subscription.receive_batch_size = Some(RECEIVE_BATCH_SIZE);
             subscription.long_polling_timeout = Some(duration(config.long_polling_ms));
             true

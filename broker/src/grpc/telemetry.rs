@@ -80,14 +80,14 @@ async fn until_closed(edge: &Edge, outbound: &Commands) {
 /// The core hears of the group before the client does, so that what is sent after the client is ready is the group's.
 async fn answer(edge: &Edge, caller: &Caller, settings: Settings) -> TelemetryCommand {
     let language = settings::language(&settings, caller.language);
-    let status = match edge.declare(caller, language, &settings).await {
-        Ok(()) => ok(),
+    let (status, fifo) = match edge.declare(caller, language, &settings).await {
+        Ok(fifo) => (ok(), fifo),
         Err(refused) => {
             tracing::warn!(client = %caller.client, %refused, "settings of a client are refused");
-            refused.status(language)
+            (refused.status(language), false)
         }
     };
-    let merged = settings::merged(settings, language, &edge.config);
+    let merged = settings::merged(settings, language, fifo, &edge.config);
     TelemetryCommand { status: Some(status), command: Some(Command::Settings(merged)) }
 }
 

@@ -11,6 +11,7 @@ use super::proto::telemetry_command::Command;
 use super::proto::*;
 use super::{Clock, GrpcConfig, serve};
 use crate::api::SendStatus;
+use crate::config::Config;
 use crate::handle::CoreHandle;
 use fake_core::FakeCore;
 use lifecycle::clock::Now;
@@ -25,6 +26,10 @@ use tonic::transport::Channel;
 use tonic::{Request, Streaming};
 
 const SOON: Duration = Duration::from_secs(5);
+
+pub(super) fn config() -> GrpcConfig {
+    GrpcConfig::new(&Config::default(), ("127.0.0.1".to_owned(), 8081))
+}
 
 struct Bench {
     core: FakeCore,
@@ -43,7 +48,7 @@ fn clock() -> Clock {
 }
 
 async fn bench() -> Bench {
-    bench_with(GrpcConfig { invisible_min_ms: 10, stream_grace_ms: 50, ..GrpcConfig::default() }).await
+    bench_with(GrpcConfig { invisible_min_ms: 10, stream_grace_ms: 50, ..config() }).await
 }
 
 async fn bench_with(config: GrpcConfig) -> Bench {
@@ -272,6 +277,52 @@ async fn messages_of_a_client_that_hung_up_are_given_back() {
 }
 
 #[tokio::test]
+async fn messages_of_a_broken_answer_are_given_back() {
+    let mut bench = bench().await;
+    bench.core.add_topic("t", "NORMAL");
+    // more than the windows of a connection hold, so that the stream cannot have ended when it is dropped
+    let large = "x".repeat(1024 * 1024);
+    for id in ["a", "b", "c", "d", "e", "f"] {
+        bench.send("PYTHON", vec![message("t", id, &large)]).await;
+    }
+    let mut stream = bench
+        .client
+        .receive_message(by("consumer", "PYTHON", receive("t", 1_000)))
+        .await
+        .unwrap()
+        .into_inner();
+    for _ in 0..2 {
+        stream.message().await.unwrap().expect("the status and a message");
+    }
+    drop(stream);
+    bench
+        .until("all are visible again", |world| {
+            world.stored.iter().all(|one| one.visible_at <= Instant::now())
+        })
+        .await;
+    let (_, messages) = bench.receive(receive("t", 1_000)).await;
+    assert_eq!(messages.len(), 6);
+}
+
+#[tokio::test]
+async fn consumers_of_an_ordered_topic_work_in_order() {
+    let mut bench = bench().await;
+    bench.core.add_topic("t", "FIFO");
+    let (commands, mut stream) = bench.telemetry("consumer").await;
+    let settings = Command::Settings(consumer_settings("t"));
+    commands.send(TelemetryCommand { status: None, command: Some(settings) }).await.unwrap();
+    let told = timeout(SOON, stream.message()).await.unwrap().unwrap().unwrap();
+    let Some(Command::Settings(Settings { pub_sub: Some(PubSub::Subscription(told)), .. })) = told.command
+    else {
+        panic!("settings of a consumer");
+    };
+    assert_eq!(told.fifo, Some(true));
+    let request = QueryAssignmentRequest { topic: resource("t"), group: resource("g"), endpoints: None };
+    let answer = bench.client.query_assignment(by("consumer", "PYTHON", request)).await.unwrap().into_inner();
+    assert_eq!(answer.assignments.len(), 4);
+}
+
+#[tokio::test]
 async fn routes() {
     let mut bench = bench().await;
     bench.core.add_topic("t", "NORMAL");
@@ -301,7 +352,7 @@ async fn routes() {
 
 #[tokio::test]
 async fn unknown_topics_are_refused_when_they_are_not_created() {
-    let mut bench = bench_with(GrpcConfig { auto_create_queues: None, ..GrpcConfig::default() }).await;
+    let mut bench = bench_with(GrpcConfig { auto_create_queues: None, ..config() }).await;
     let request = QueryRouteRequest { topic: resource("t"), endpoints: None };
     let answer = bench.client.query_route(by("c", "RUST", request)).await.unwrap().into_inner();
     assert_eq!((code(answer.status), answer.message_queues.len()), (40402, 0));
@@ -379,7 +430,7 @@ async fn settings_are_answered_and_sent_again_and_reach_the_core() {
 
 #[tokio::test]
 async fn good_bye_reaches_the_core_at_once() {
-    let mut bench = bench_with(GrpcConfig::default()).await;
+    let mut bench = bench_with(config()).await;
     let (commands, mut stream) = bench.telemetry("consumer").await;
     let settings = Command::Settings(consumer_settings("t"));
     commands.send(TelemetryCommand { status: None, command: Some(settings) }).await.unwrap();

@@ -1,10 +1,9 @@
 //! What each SDK is told, and how long its calls are held.
 
-use super::super::GrpcConfig;
 use super::super::caller::Caller;
 use super::super::proto::settings::PubSub;
 use super::super::proto::*;
-use super::super::receive::{hold_ms, invisible_ms};
+use super::super::receive::{hold_ms, invisible_ms, queue_id};
 use super::super::settings::{declared, language, merged};
 use super::super::time::{duration, duration_ms};
 use lifecycle::identity::Name;
@@ -18,7 +17,7 @@ fn producer_settings(topics: &[&str]) -> Settings {
 }
 
 fn policy(settings: Settings, language: Language) -> RetryPolicy {
-    merged(settings, language, &GrpcConfig::default()).backoff_policy.unwrap()
+    merged(settings, language, false, &super::config()).backoff_policy.unwrap()
 }
 
 fn delays(policy: &RetryPolicy) -> (Option<u64>, Option<u64>) {
@@ -40,7 +39,7 @@ fn producers_of_every_language_get_exponential_pauses_and_a_body_limit() {
         let policy = policy(producer_settings(&["t"]), language);
         assert!(matches!(policy.strategy, Some(Strategy::ExponentialBackoff(_))), "{language:?}");
         assert_eq!((policy.max_attempts, delays(&policy)), (3, (Some(10), Some(1_000))));
-        let told = merged(producer_settings(&["t"]), language, &GrpcConfig::default());
+        let told = merged(producer_settings(&["t"]), language, false, &super::config());
         let Some(PubSub::Publishing(publishing)) = told.pub_sub else { panic!("the same kind comes back") };
         assert_eq!(publishing.max_body_size, 4 * 1024 * 1024 - 64 * 1024);
         assert!(!publishing.validate_message_type);
@@ -70,9 +69,9 @@ fn consumers_get_the_pauses_their_sdk_understands() {
 
 #[test]
 fn consumers_get_batch_and_poll_time() {
-    let told = merged(super::consumer_settings("t"), Language::Python, &GrpcConfig::default());
+    let told = merged(super::consumer_settings("t"), Language::Python, true, &super::config());
     let Some(PubSub::Subscription(subscription)) = told.pub_sub else { panic!("the same kind comes back") };
-    assert_eq!((subscription.fifo, subscription.receive_batch_size), (Some(false), Some(32)));
+    assert_eq!((subscription.fifo, subscription.receive_batch_size), (Some(true), Some(32)));
     assert_eq!(subscription.long_polling_timeout, Some(duration(20_000)));
     assert_eq!((subscription.group, subscription.subscriptions.len()), (super::resource("g"), 1));
 }
@@ -106,7 +105,7 @@ fn what_settings_declare() {
 
 #[test]
 fn how_long_a_receive_is_held() {
-    let config = GrpcConfig::default();
+    let config = super::config();
     let check = |poll: Option<u64>, timeout_ms: Option<u64>, expected: u64| {
         let request = ReceiveMessageRequest {
             long_polling_timeout: poll.map(duration),
@@ -130,7 +129,7 @@ fn how_long_a_receive_is_held() {
 
 #[test]
 fn lease_and_batch_of_a_receive() {
-    let config = GrpcConfig::default();
+    let config = super::config();
     let lease = |auto_renew, invisible: Option<u64>| {
         let invisible_duration = invisible.map(duration);
         let request =
@@ -142,6 +141,15 @@ fn lease_and_batch_of_a_receive() {
     assert_eq!(lease(false, Some(9_999)), Err(Code::IllegalInvisibleTime));
     assert_eq!(lease(false, Some(12 * 3_600_000 + 1)), Err(Code::IllegalInvisibleTime));
     assert_eq!(lease(false, None), Err(Code::IllegalInvisibleTime));
+    let queue = |auto_renew, id| {
+        let queue = MessageQueue { id, ..MessageQueue::default() };
+        queue_id(&ReceiveMessageRequest {
+            auto_renew,
+            message_queue: Some(queue),
+            ..ReceiveMessageRequest::default()
+        })
+    };
+    assert_eq!([queue(true, -1), queue(true, 2), queue(false, 2)], [None, Some(2), None]);
     let batch = |batch_size| {
         super::super::receive::batch_size(&ReceiveMessageRequest {
             batch_size,
