@@ -27,6 +27,7 @@ use std::future::Future;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tracing::Instrument;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -122,6 +123,11 @@ async fn guard(State(door): State<Shared>, request: Request, next: Next) -> Resp
         // Health must answer even when everything else is busy.
         let is_health = matches!(request.uri().path(), "/healthz" | "/readyz" | "/-/healthy" | "/-/ready");
         match door.room.try_acquire() {
+            Ok(_permit) if request.uri().path().starts_with("/api/") => {
+                let span =
+                    tracing::info_span!("request", method = %request.method(), path = request.uri().path());
+                next.run(request).instrument(span).await
+            }
             Ok(_permit) => next.run(request).await,
             Err(_) if is_health => next.run(request).await,
             Err(_) => Problem::busy("too many requests at the same time").into_response(),

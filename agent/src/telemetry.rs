@@ -35,6 +35,8 @@ pub enum LogFormat {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TelemetryConfig {
     pub format: LogFormat,
+    /// Whether text is coloured: only on a terminal.
+    pub colour: bool,
     /// `info`, or directives such as `info,agent=debug`.
     pub level: String,
     /// `http://host:4317`; `None`: no spans leave the process.
@@ -82,7 +84,7 @@ impl Telemetry {
     /// Sets up logging, and exporting when configured. Must be called within the tokio runtime when it is.
     pub fn start(config: &TelemetryConfig) -> Result<Telemetry, TelemetryError> {
         let filter = check_level(&config.level)?;
-        let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(true);
+        let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(config.colour);
         let logs = match config.format {
             LogFormat::Text => logs.boxed(),
             LogFormat::Json => logs.json().flatten_event(true).boxed(),
@@ -127,4 +129,54 @@ fn provider(endpoint: &str, service: &'static str) -> Result<SdkTracerProvider, 
     global::set_text_map_propagator(TraceContextPropagator::new());
     global::set_tracer_provider(provider.clone());
     Ok(provider)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    #[test]
+    fn levels_are_checked_before_anything_is_silenced() {
+        for fine in ["info", "INFO", "warn,agent=debug", "off"] {
+            assert!(check_level(fine).is_ok(), "{fine}");
+        }
+        for wrong in ["", " ", "loud", "info,", "agent=loud", "info,verbose"] {
+            assert!(check_level(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    /// The collector is a socket that only reads: what matters is that a span's name leaves the process.
+    #[test]
+    fn spans_reach_the_collector_at_shutdown_at_the_latest() {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let arrived = runtime.spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut bytes = Vec::new();
+            let name = b"checkpoint-of-this-test";
+            while !bytes.windows(name.len()).any(|window| window == name) {
+                assert_ne!(stream.read_buf(&mut bytes).await.unwrap(), 0, "the exporter hung up");
+            }
+        });
+        let config = TelemetryConfig {
+            format: LogFormat::Json,
+            colour: false,
+            level: "info".into(),
+            otlp_endpoint: Some(endpoint),
+            service: "test",
+        };
+        let telemetry = runtime.block_on(async { Telemetry::start(&config) }).unwrap();
+        tracing::info_span!("checkpoint-of-this-test").in_scope(|| tracing::info!("inside"));
+        let shutdown = std::thread::spawn(move || telemetry.shutdown());
+        let waited = async { tokio::time::timeout(Duration::from_secs(10), arrived).await };
+        runtime.block_on(waited).expect("no span in time").unwrap();
+        // nothing answers the exporter: it gives up after its time-out
+        shutdown.join().unwrap();
+        let again = runtime.block_on(async { Telemetry::start(&config) });
+        assert!(matches!(again, Err(TelemetryError::Twice)));
+    }
 }

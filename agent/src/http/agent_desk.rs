@@ -128,8 +128,12 @@ impl Desk for AgentDesk {
     fn ready(&self) -> Result<(), String> {
         let status = self.agent.status();
         let behind = || {
-            let names: Vec<String> = status.behind().iter().map(|name| name.to_string()).collect();
-            names.join(", ")
+            let late = status.sources.iter().filter(|source| !source.complete());
+            let names = late.map(|source| match source.error.as_str() {
+                "" => source.name.to_string(),
+                error => format!("{} ({error})", source.name),
+            });
+            names.collect::<Vec<_>>().join(", ")
         };
         match status.phase {
             Phase::Serving => Ok(()),
@@ -218,9 +222,14 @@ impl Desk for AgentDesk {
         not_built("coverage")
     }
 
+    /// Answered before the agent is ready too: it says why it is not.
     fn sources(&self) -> Answer<'_, Envelope<Vec<SourceRow>>> {
-        self.look(|view| {
-            view.status.sources.iter().map(|source| source_row(source, view.now.wall_ms)).collect()
+        Box::pin(async move {
+            let rows = |view: &View<'_>| {
+                let now = view.now.wall_ms;
+                view.status.sources.iter().map(|source| source_row(source, now)).collect()
+            };
+            Ok(self.agent.query(move |view| around(view, rows(view))).await?)
         })
     }
 

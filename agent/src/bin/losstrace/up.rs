@@ -11,6 +11,7 @@ use agent::telemetry::{Telemetry, TelemetryConfig};
 use anyhow::{Context, Result, bail};
 use lifecycle::clock::Now;
 use lifecycle::identity::Incarnation;
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use store::disk_os::OsDisk;
@@ -66,6 +67,7 @@ pub(crate) fn run(settings: &Settings, parts: Parts) -> Result<()> {
 fn telemetry(settings: &Settings, parts: Parts) -> TelemetryConfig {
     TelemetryConfig {
         format: settings.log.format,
+        colour: std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
         level: settings.log.level.clone(),
         otlp_endpoint: settings.otlp.endpoint.clone(),
         service: parts.service(),
