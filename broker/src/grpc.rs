@@ -122,6 +122,12 @@ impl GrpcConfig {
     }
 }
 
+impl Default for GrpcConfig {
+    fn default() -> Self {
+        GrpcConfig::new(&Config::default(), ("127.0.0.1".to_owned(), 8081))
+    }
+}
+
 /// The edge stopped for another reason than being told to.
 #[derive(Debug, thiserror::Error)]
 #[error("grpc edge stopped: {0}")]

@@ -255,13 +255,12 @@ fn note(known: &mut Vec<Subscription>, subscription: &Subscription) -> Result<bo
 mod tests {
     use super::*;
     use crate::grpc::settings;
-    use crate::grpc::tests::config;
 
     const GRACE: u64 = 3_000;
     const IDLE: u64 = 120_000;
 
     fn clients() -> Clients {
-        Clients::new(&GrpcConfig { client_idle_ms: IDLE, stream_grace_ms: GRACE, ..config() })
+        Clients::new(&GrpcConfig { client_idle_ms: IDLE, stream_grace_ms: GRACE, ..GrpcConfig::default() })
     }
 
     fn caller(id: &str) -> Caller {

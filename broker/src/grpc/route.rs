@@ -121,7 +121,6 @@ fn accepts(message_type: &str) -> &'static [MessageType] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grpc::tests::config;
     use lifecycle::identity::Name;
 
     fn topic(read_queues: u32, write_queues: u32, perm: u32) -> TopicInfo {
@@ -137,7 +136,7 @@ mod tests {
     #[test]
     fn endpoints_echo_the_access_point_with_a_scheme() {
         let check = |asked_at: Option<Endpoints>, scheme: AddressScheme, hosts: &[&str]| {
-            let told = endpoints(asked_at, &config());
+            let told = endpoints(asked_at, &GrpcConfig::default());
             assert_eq!(told.scheme(), scheme);
             assert_eq!(told.addresses.iter().map(|address| &address.host).collect::<Vec<_>>(), hosts);
         };
@@ -146,12 +145,12 @@ mod tests {
         check(at(&["localhost", "other"]), AddressScheme::DomainName, &["localhost"]);
         check(at(&[]), AddressScheme::IPv4, &["127.0.0.1"]);
         check(None, AddressScheme::IPv4, &["127.0.0.1"]);
-        assert_eq!(endpoints(at(&["::1"; 40]), &config()).addresses.len(), ADDRESSES_MAX);
+        assert_eq!(endpoints(at(&["::1"; 40]), &GrpcConfig::default()).addresses.len(), ADDRESSES_MAX);
     }
 
     #[test]
     fn queues_say_what_each_permits() {
-        let config = config();
+        let config = GrpcConfig::default();
         let check = |topic: TopicInfo, permissions: &[Permission]| {
             let queues = queues(&topic, &Resource::default(), &endpoints(None, &config), &config);
             assert_eq!(queues.iter().map(|queue| queue.permission()).collect::<Vec<_>>(), permissions);
@@ -176,7 +175,7 @@ mod tests {
 
     #[test]
     fn what_a_push_consumer_is_assigned() {
-        let config = config();
+        let config = GrpcConfig::default();
         let of = |topic: TopicInfo| {
             let assigned = assignments(&topic, &Resource::default(), &endpoints(None, &config), &config);
             let id = |one: Assignment| one.message_queue.unwrap().id;

@@ -11,7 +11,6 @@ use super::proto::telemetry_command::Command;
 use super::proto::*;
 use super::{Clock, GrpcConfig, serve};
 use crate::api::SendStatus;
-use crate::config::Config;
 use crate::handle::CoreHandle;
 use fake_core::FakeCore;
 use lifecycle::clock::Now;
@@ -26,10 +25,6 @@ use tonic::transport::Channel;
 use tonic::{Request, Streaming};
 
 const SOON: Duration = Duration::from_secs(5);
-
-pub(super) fn config() -> GrpcConfig {
-    GrpcConfig::new(&Config::default(), ("127.0.0.1".to_owned(), 8081))
-}
 
 struct Bench {
     core: FakeCore,
@@ -48,7 +43,7 @@ fn clock() -> Clock {
 }
 
 async fn bench() -> Bench {
-    bench_with(GrpcConfig { invisible_min_ms: 10, stream_grace_ms: 50, ..config() }).await
+    bench_with(GrpcConfig { invisible_min_ms: 10, stream_grace_ms: 50, ..GrpcConfig::default() }).await
 }
 
 async fn bench_with(config: GrpcConfig) -> Bench {
@@ -352,7 +347,7 @@ async fn routes() {
 
 #[tokio::test]
 async fn unknown_topics_are_refused_when_they_are_not_created() {
-    let mut bench = bench_with(GrpcConfig { auto_create_queues: None, ..config() }).await;
+    let mut bench = bench_with(GrpcConfig { auto_create_queues: None, ..GrpcConfig::default() }).await;
     let request = QueryRouteRequest { topic: resource("t"), endpoints: None };
     let answer = bench.client.query_route(by("c", "RUST", request)).await.unwrap().into_inner();
     assert_eq!((code(answer.status), answer.message_queues.len()), (40402, 0));
@@ -430,7 +425,7 @@ async fn settings_are_answered_and_sent_again_and_reach_the_core() {
 
 #[tokio::test]
 async fn good_bye_reaches_the_core_at_once() {
-    let mut bench = bench_with(config()).await;
+    let mut bench = bench_with(GrpcConfig::default()).await;
     let (commands, mut stream) = bench.telemetry("consumer").await;
     let settings = Command::Settings(consumer_settings("t"));
     commands.send(TelemetryCommand { status: None, command: Some(settings) }).await.unwrap();

@@ -1,5 +1,6 @@
 //! Messages: what is refused, and what a consumer reads of what a producer wrote.
 
+use super::super::GrpcConfig;
 use super::super::caller::Caller;
 use super::super::message::{Handout, from_record};
 use super::super::proto::*;
@@ -26,7 +27,7 @@ fn caller() -> Caller {
 }
 
 fn send(messages: Vec<Message>) -> Result<SendMessages, Code> {
-    let config = super::config();
+    let config = GrpcConfig::default();
     let rules = Rules { config: &config, now_ms: NOW_MS };
     read(SendMessageRequest { messages }, &caller(), ConnectionId(1), rules).map_err(|refused| refused.code)
 }
@@ -55,7 +56,7 @@ fn handout() -> Handout {
         receipt_handle: "handle".to_owned(),
         attempt: 2,
         invisible_ms: 30_000,
-        body_plain_max: super::config().body_max_bytes,
+        body_plain_max: GrpcConfig::default().body_max_bytes,
     }
 }
 
@@ -72,7 +73,7 @@ fn limits_of_a_message() {
     accepted(|_, system| system.message_group = Some("g".repeat(63)));
     assert_eq!(refused(|_, system| system.trace_context = Some("\n".to_owned())), Code::BadRequest);
     assert_eq!(refused(|message, _| message.body = Bytes::new()), Code::MessageBodyEmpty);
-    let max = super::config().body_max_bytes;
+    let max = GrpcConfig::default().body_max_bytes;
     assert_eq!(refused(|message, _| message.body = vec![1; max + 1].into()), Code::MessageBodyTooLarge);
     accepted(|message, _| message.body = vec![1; max].into());
 }
@@ -120,7 +121,7 @@ fn the_type_follows_from_the_fields() {
     assert_eq!(typed(MessageType::Delay, None, None), Code::IllegalDeliveryTime);
     assert_eq!(typed(MessageType::Normal, group(), None), Code::MessagePropertyConflictWithType);
     assert_eq!(typed(MessageType::Unspecified, group(), in_an_hour()), Code::MessagePropertyConflictWithType);
-    let far = timestamp(NOW_MS + super::config().delay_max_ms + 1);
+    let far = timestamp(NOW_MS + GrpcConfig::default().delay_max_ms + 1);
     assert_eq!(typed(MessageType::Delay, None, Some(far)), Code::IllegalDeliveryTime);
     let early = prost_types::Timestamp { seconds: -1, nanos: 0 };
     assert_eq!(typed(MessageType::Delay, None, Some(early)), Code::IllegalDeliveryTime);

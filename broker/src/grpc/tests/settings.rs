@@ -1,5 +1,6 @@
 //! What each SDK is told, and how long its calls are held.
 
+use super::super::GrpcConfig;
 use super::super::caller::Caller;
 use super::super::proto::settings::PubSub;
 use super::super::proto::*;
@@ -17,7 +18,7 @@ fn producer_settings(topics: &[&str]) -> Settings {
 }
 
 fn policy(settings: Settings, language: Language) -> RetryPolicy {
-    merged(settings, language, false, &super::config()).backoff_policy.unwrap()
+    merged(settings, language, false, &GrpcConfig::default()).backoff_policy.unwrap()
 }
 
 fn delays(policy: &RetryPolicy) -> (Option<u64>, Option<u64>) {
@@ -39,7 +40,7 @@ fn producers_of_every_language_get_exponential_pauses_and_a_body_limit() {
         let policy = policy(producer_settings(&["t"]), language);
         assert!(matches!(policy.strategy, Some(Strategy::ExponentialBackoff(_))), "{language:?}");
         assert_eq!((policy.max_attempts, delays(&policy)), (3, (Some(10), Some(1_000))));
-        let told = merged(producer_settings(&["t"]), language, false, &super::config());
+        let told = merged(producer_settings(&["t"]), language, false, &GrpcConfig::default());
         let Some(PubSub::Publishing(publishing)) = told.pub_sub else { panic!("the same kind comes back") };
         assert_eq!(publishing.max_body_size, 4 * 1024 * 1024 - 64 * 1024);
         assert!(!publishing.validate_message_type);
@@ -69,7 +70,7 @@ fn consumers_get_the_pauses_their_sdk_understands() {
 
 #[test]
 fn consumers_get_batch_and_poll_time() {
-    let told = merged(super::consumer_settings("t"), Language::Python, true, &super::config());
+    let told = merged(super::consumer_settings("t"), Language::Python, true, &GrpcConfig::default());
     let Some(PubSub::Subscription(subscription)) = told.pub_sub else { panic!("the same kind comes back") };
     assert_eq!((subscription.fifo, subscription.receive_batch_size), (Some(true), Some(32)));
     assert_eq!(subscription.long_polling_timeout, Some(duration(20_000)));
@@ -105,7 +106,7 @@ fn what_settings_declare() {
 
 #[test]
 fn how_long_a_receive_is_held() {
-    let config = super::config();
+    let config = GrpcConfig::default();
     let check = |poll: Option<u64>, timeout_ms: Option<u64>, expected: u64| {
         let request = ReceiveMessageRequest {
             long_polling_timeout: poll.map(duration),
@@ -129,7 +130,7 @@ fn how_long_a_receive_is_held() {
 
 #[test]
 fn lease_and_batch_of_a_receive() {
-    let config = super::config();
+    let config = GrpcConfig::default();
     let lease = |auto_renew, invisible: Option<u64>| {
         let invisible_duration = invisible.map(duration);
         let request =
