@@ -153,6 +153,12 @@ impl UnflushedQueue {
         self.entries.iter().map(|e| end.saturating_sub(e.first_ordinal).min(e.count())).sum()
     }
 
+    /// Sends whose answer was not decided yet: ordinals from `answered_end` on, without copies (nobody waits for those).
+    pub fn unanswered(&self, answered_end: u64) -> u64 {
+        let later = self.entries.iter().filter(|e| e.first_ordinal >= answered_end);
+        later.map(|e| e.count() - (e.copies.len() as u64).min(e.count())).sum()
+    }
+
     /// Whether this offset is still waiting for the disk.
     pub fn contains(&self, queue: QueueKey, offset: u64) -> bool {
         self.entries.iter().flat_map(|e| &e.runs).any(|run| {

@@ -26,12 +26,12 @@ pub fn cause(books: Option<&BrokerBooks>, class: Class, epoch: u64, what: &What)
         ),
         Class::ExpiredBeforeConsumption => cause(
             "consume",
-            setting("fileReservedTime"),
+            setting("fileReservedTimeMs"),
             "retention deleted the messages before the group got them".to_owned(),
         ),
         Class::DlqExpired => cause(
             "dead-letter",
-            setting("fileReservedTime"),
+            setting("fileReservedTimeMs"),
             "retention deleted dead letters nobody had taken".to_owned(),
         ),
         Class::SkippedByOffsetReset => {

@@ -1,6 +1,7 @@
 //! Owns the shapes of every answer: plain rows, serialised as JSON by the HTTP API and read back by the command line.
 //! Never computes anything. Fields are only ever added; a number that could be read as certainty carries its bound beside it.
 
+use crate::report::times;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -69,6 +70,8 @@ pub struct Stage {
     /// `yes`, `no`, `not yet`, `unknown`.
     pub reached: String,
     /// Absent when the evidence does not tell (settled history keeps no times).
+    #[serde(rename = "at", with = "times::maybe", default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub at_wall_ms: Option<u64>,
     pub text: String,
     pub evidence: Vec<EvidenceView>,
@@ -84,6 +87,8 @@ pub struct MessageInGroup {
     /// The class, when lost.
     pub class: Option<String>,
     pub attempt: Option<u32>,
+    #[serde(rename = "lease_until", with = "times::maybe", default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub lease_until_wall_ms: Option<u64>,
     pub stages: Vec<Stage>,
 }
@@ -130,7 +135,7 @@ pub struct LossItem {
     pub loss: bool,
     /// `suspected`, `confirmed`, `withdrawn`, `recovered`, `acknowledged`, `accepted`.
     pub state: String,
-    /// Neither recovered, withdrawn nor accepted.
+    /// Suspected or confirmed: not recovered, withdrawn, acknowledged or accepted.
     pub open: bool,
     pub hop: String,
     pub broker: String,
@@ -143,7 +148,11 @@ pub struct LossItem {
     pub messages: u64,
     /// At most this many more, which the evidence cannot name.
     pub undecided_messages: u64,
+    #[serde(rename = "first_seen_at", with = "times")]
+    #[schema(value_type = String, format = DateTime)]
     pub first_seen_wall_ms: u64,
+    #[serde(rename = "confirmed_at", with = "times::maybe", default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub confirmed_wall_ms: Option<u64>,
     /// One line: what happened, where, why.
     pub summary: String,
@@ -177,6 +186,8 @@ pub struct CauseView {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct StateChange {
     pub state: String,
+    #[serde(rename = "at", with = "times")]
+    #[schema(value_type = String, format = DateTime)]
     pub at_wall_ms: u64,
     pub actor: String,
     pub note: String,
@@ -266,6 +277,8 @@ pub struct GapRow {
     pub kind: String,
     /// Upper bound of messages it makes undecided.
     pub undecided_messages: u64,
+    #[serde(rename = "noted_at", with = "times")]
+    #[schema(value_type = String, format = DateTime)]
     pub noted_wall_ms: u64,
     pub text: String,
 }
@@ -277,8 +290,10 @@ pub struct DlqRow {
     pub identity: Identity,
     pub parent: Identity,
     pub root: Identity,
+    #[serde(rename = "arrived_at", with = "times")]
+    #[schema(value_type = String, format = DateTime)]
     pub arrived_wall_ms: u64,
-    /// `waiting`, `settled` (a subscriber took it), `expired`.
+    /// `waiting`, `settled` (a subscriber took it), `re-driven`, `expired`.
     pub state: String,
 }
 
@@ -327,6 +342,8 @@ pub struct GroupRow {
     pub retry_max: u32,
     pub topics: Vec<GroupTopicRow>,
     pub dead_letters: u64,
+    #[serde(rename = "oldest_dead_letter_at", with = "times::maybe", default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub oldest_dead_letter_wall_ms: Option<u64>,
     pub open_losses: u64,
 }

@@ -10,6 +10,7 @@ use crate::fold::marks::State;
 use lifecycle::fact::{ConsumeModel, Fact, MoveReason};
 use lifecycle::identity::{Name, QueueKey, TopicIncarnation};
 use lifecycle::ranges::Ranges;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl BrokerBooks {
     pub(super) fn apply_group_fact(&mut self, fact: &Fact, snapshot: bool) {
@@ -375,10 +376,14 @@ impl BrokerBooks {
         }
     }
 
-    /// Groups that owe a queue of this topic.
-    pub fn groups_of(&self, topic: TopicIncarnation) -> impl Iterator<Item = (&Name, &GroupBooks)> {
-        let from = QueueKey { topic, queue_id: 0 };
-        let to = QueueKey { topic, queue_id: u32::MAX };
-        self.groups.iter().filter(move |(_, group)| group.queues.range(from..=to).next().is_some())
+    /// Groups that owe queues, per topic.
+    pub fn owing(&self) -> BTreeMap<TopicIncarnation, BTreeSet<&Name>> {
+        let mut owing: BTreeMap<TopicIncarnation, BTreeSet<&Name>> = BTreeMap::new();
+        for (name, group) in &self.groups {
+            for key in group.queues.keys() {
+                owing.entry(key.topic).or_default().insert(name);
+            }
+        }
+        owing
     }
 }

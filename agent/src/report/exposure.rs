@@ -1,0 +1,169 @@
+//! Owns what would be lost if the broker died now, and settings or situations that cannot deliver what they promise.
+
+use super::views::{ExposureFinding, ExposureReport};
+use crate::fold::Books;
+use crate::fold::broker::BrokerBooks;
+use crate::fold::group::GroupBooks;
+use crate::fold::marks::State;
+use lifecycle::fact::ConsumeModel;
+use lifecycle::identity::{QueueKey, TopicIncarnation};
+
+/// Unread messages with less than this share of the retention time left are near their end.
+const NEAR_EXPIRY_SHARE: u64 = 4;
+/// Findings shown; the totals count everything.
+const FINDINGS_MAX: usize = 10_000;
+
+/// The whole report.
+pub fn exposure(books: &Books, now_wall_ms: u64) -> ExposureReport {
+    let mut report = ExposureReport::default();
+    for broker in books.brokers.values().filter(|broker| broker.epoch > 0) {
+        report.unflushed_messages += broker.unflushed.counted();
+        report.answered_unflushed_messages += broker.unflushed.below_ordinal(broker.answered_end);
+        report.not_durable_messages += broker.at_risk.len();
+        report.unnamed_messages_max += broker.reserved_messages;
+        broker_findings(broker, &mut report);
+        let owing = broker.owing();
+        for (topic, configured) in &broker.topics {
+            let name = &configured.configured.name;
+            let stored: u64 = broker.queues_of(*topic).map(|(_, q)| q.max - q.min).sum();
+            let system =
+                name.starts_with('%') || name.starts_with("SCHEDULE_TOPIC") || name.starts_with("RMQ_SYS");
+            if stored > 0 && !system && !owing.contains_key(topic) {
+                let text =
+                    format!("nobody is known to read {name}: it will expire unread, and nothing will say so");
+                let finding = finding(broker, "no-group", "info", (name, "", stored));
+                report.findings.push(ExposureFinding { text, ..finding });
+            }
+        }
+        for (name, group) in &broker.groups {
+            group_findings(broker, (name, group), now_wall_ms, &mut report);
+        }
+    }
+    report.findings.truncate(FINDINGS_MAX);
+    report
+}
+
+fn finding(broker: &BrokerBooks, finding: &str, severity: &str, about: (&str, &str, u64)) -> ExposureFinding {
+    ExposureFinding {
+        finding: finding.to_owned(),
+        severity: severity.to_owned(),
+        broker: broker.name.0.to_string(),
+        topic: about.0.to_owned(),
+        group: about.1.to_owned(),
+        messages: about.2,
+        setting: String::new(),
+        text: String::new(),
+    }
+}
+
+fn broker_findings(broker: &BrokerBooks, report: &mut ExposureReport) {
+    let flush = broker.setting(broker.epoch, "flushDiskType");
+    if flush == "ASYNC_FLUSH" {
+        report.findings.push(ExposureFinding {
+            setting: "flushDiskType=ASYNC_FLUSH".to_owned(),
+            text: "sends are answered OK before they are on disk: a power cut takes what was not flushed"
+                .to_owned(),
+            ..finding(broker, "async-flush", "warning", ("", "", broker.unflushed.counted()))
+        });
+    }
+    let roster = broker.epochs.last().map_or(0, |started| started.roster.len());
+    if roster <= 1 {
+        report.findings.push(ExposureFinding {
+            setting: format!("brokerRole={}", broker.setting(broker.epoch, "brokerRole")),
+            text: "one copy only: a lost disk takes every message".to_owned(),
+            ..finding(
+                broker,
+                "single-copy",
+                "warning",
+                ("", "", broker.queues.values().map(|q| q.max - q.min).sum()),
+            )
+        });
+    }
+    if !broker.at_risk.is_empty() {
+        report.findings.push(ExposureFinding {
+            text: "answered with less than the promised durability, and still not on disk".to_owned(),
+            ..finding(broker, "not-durable-answers", "critical", ("", "", broker.at_risk.len()))
+        });
+    }
+}
+
+fn group_findings(
+    broker: &BrokerBooks,
+    group: (&str, &GroupBooks),
+    now_wall_ms: u64,
+    report: &mut ExposureReport,
+) {
+    let (name, group) = group;
+    if group.model == Some(ConsumeModel::Broadcasting) {
+        report.findings.push(ExposureFinding {
+            text: format!("members of {name} keep their own positions: what they miss cannot be seen"),
+            ..finding(broker, "broadcast-group", "info", ("", name, 0))
+        });
+    }
+    for topic in &group.conflicts {
+        let expressions = group.expressions(topic);
+        let expressions: Vec<&str> = expressions.iter().map(|e| &**e).collect();
+        report.findings.push(ExposureFinding {
+            text: format!("members of {name} subscribe to {topic} differently: {}", expressions.join(", ")),
+            ..finding(broker, "filter-conflict", "critical", (topic, name, 0))
+        });
+    }
+    let waiting = group.dead_letters.waiting();
+    if waiting > 0 {
+        report.findings.push(ExposureFinding {
+            text: format!("{waiting} dead letters of {name} wait for somebody"),
+            ..finding(broker, "dead-letters-waiting", "warning", ("", name, waiting))
+        });
+    }
+    let Some(retention) = retention_ms(broker) else { return };
+    let mut topics: Vec<TopicIncarnation> = group.queues.keys().map(|key| key.topic).collect();
+    topics.dedup();
+    for topic in topics {
+        let Some(margin) = margin_ms(broker, group, topic, now_wall_ms) else { continue };
+        if margin < retention / NEAR_EXPIRY_SHARE {
+            let topic_name = broker.topic_name(topic);
+            let unread = super::balances::group_book(broker, group, topic).undelivered;
+            report.findings.push(ExposureFinding {
+                setting: format!("fileReservedTimeMs={retention}"),
+                text: format!(
+                    "the oldest unread message of {name} in {topic_name} expires in {} s",
+                    margin / 1_000
+                ),
+                ..finding(broker, "near-expiry", "critical", (topic_name, name, unread))
+            });
+        }
+    }
+}
+
+/// How long messages are kept, ms; `None` when not stated.
+pub fn retention_ms(broker: &BrokerBooks) -> Option<u64> {
+    let exact = broker.setting(broker.epoch, "fileReservedTimeMs").parse::<u64>().ok();
+    let hours = || broker.setting(broker.epoch, "fileReservedTime").parse::<u64>().ok();
+    exact.or_else(|| hours()?.checked_mul(3_600_000))
+}
+
+/// How long until retention takes the oldest message of a topic that the group was not handed; `None`: nothing is unread, or
+/// it is not known when it was stored.
+pub fn margin_ms(
+    broker: &BrokerBooks,
+    group: &GroupBooks,
+    topic: TopicIncarnation,
+    now_wall_ms: u64,
+) -> Option<u64> {
+    let retention = retention_ms(broker)?;
+    let keys = QueueKey { topic, queue_id: 0 }..=QueueKey { topic, queue_id: u32::MAX };
+    let oldest = group.queues.range(keys).filter_map(|(key, books)| {
+        let queue = broker.queues.get(key)?;
+        let mut at = books.floor.max(queue.min);
+        for (from, to, mark) in books.marks.iter_from(at) {
+            let unread = from > at || matches!(mark.state, State::Reopened | State::Missed);
+            if unread {
+                break;
+            }
+            at = to;
+        }
+        (at < queue.max).then(|| queue.stored_wall_ms(at)).flatten()
+    });
+    let oldest = oldest.min()?;
+    Some(oldest.saturating_add(retention).saturating_sub(now_wall_ms))
+}
