@@ -64,9 +64,11 @@ impl CoreHandle {
         receiver.await.map_err(|_| NotTaken::Stopped)
     }
 
-    /// Takes everything that waits (the core's turn).
-    pub fn drain(&self, into: &mut Vec<Request>) {
-        into.append(&mut self.inbox.lock().unwrap_or_else(PoisonError::into_inner).requests);
+    /// Takes everything that waits (the core's turn); answers whether more can come.
+    pub fn drain(&self, into: &mut Vec<Request>) -> bool {
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        into.append(&mut inbox.requests);
+        !inbox.closed
     }
 
     /// Completes when something has arrived since the last wait.

@@ -10,7 +10,7 @@ mod timers;
 pub use groups::{Group, GroupQueue, Lease, Member, RETRY_MAX_DEFAULT, WHILE_MEMBER_LIVES};
 pub use timers::Timers;
 
-use lifecycle::fact::{ConsumeModel, EpochStarted, Fact, Stored, StoredKind, StoredRun, TopicConfigured};
+use lifecycle::fact::{EpochStarted, Fact, Stored, StoredKind, StoredRun, TopicConfigured};
 use lifecycle::identity::{
     CopyReason, Epoch, Lineage, LogPosition, MessageIdentity, Name, QueueKey, TopicIncarnation,
 };
@@ -198,10 +198,9 @@ impl State {
             CopyReason::Due => self.timers.remove(parent.queue, parent.queue_offset),
             CopyReason::Retry | CopyReason::DeadLetter => {
                 let Some(group) = self.groups.get_mut(group) else { return };
-                let by_leases = group.model() == Some(ConsumeModel::Lease);
                 if let Some(queue) = group.queues.get_mut(&parent.queue) {
                     queue.settle_one(parent.queue_offset);
-                    if by_leases {
+                    if queue.by_leases {
                         queue.raise_floor();
                     }
                 }

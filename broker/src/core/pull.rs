@@ -4,6 +4,7 @@
 use super::Core;
 use super::topics::PERM_READ;
 use crate::api::{Answer, ConnectionId, PullMessages, PullStatus, Pulled, Refusal, ReplyFn, Subscription};
+use crate::state::RETRY_PREFIX;
 use bytes::Bytes;
 use lifecycle::clock::Now;
 use lifecycle::fact::{ConsumeModel, Fact, StartReason};
@@ -279,6 +280,9 @@ impl Core {
     fn filter_of(&self, pull: &PullMessages) -> Answer<Filter> {
         if let Some(subscription) = &pull.subscription {
             return Filter::parse(subscription);
+        }
+        if pull.queue.topic.starts_with(RETRY_PREFIX) {
+            return Ok(Filter { tags: BTreeMap::new(), expression: "*".into() });
         }
         let group = self.state.group(&pull.queue.group);
         let Some((expression, version)) = group.and_then(|group| group.expression(&pull.queue.topic)) else {

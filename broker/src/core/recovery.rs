@@ -142,7 +142,8 @@ impl Core {
         let mut queues = Vec::new();
         let mut lost = 0;
         for (queue, bounds) in self.state.queues().collect::<Vec<_>>() {
-            let end = ends.get(&queue).copied().unwrap_or(bounds.max_offset);
+            // neither the snapshot nor the log knows of a message: none survived
+            let end = ends.get(&queue).copied().unwrap_or(bounds.min_offset);
             lost += bounds.max_offset.saturating_sub(end);
             queues.push((queue, bounds.min_offset.min(end), end));
         }
@@ -292,23 +293,29 @@ impl Dispatch<'_> {
         }
         let queue = QueueKey { topic: logged.topic, queue_id: message.queue_id as u32 };
         let offset = message.queue_offset;
+        let first = !self.found.ends.contains_key(&queue);
         let end = self.found.ends.entry(queue).or_insert(offset);
         if offset < *end {
             return Ok(());
         }
-        if offset > *end {
-            // records in between are damaged: their offsets stay empty
-            self.found.bad.entry(queue).or_default().insert(*end, offset);
-        }
+        let gap = *end..offset;
         *end = offset + 1;
+        let index = queue_index(self.state, self.queues, queue)?;
+        if first && self.queues.max_offset(index) == 0 && offset > 0 {
+            self.queues.reset_to(index, offset)?;
+        }
+        if !gap.is_empty() {
+            self.found.bad.entry(queue).or_default().insert(gap.start, gap.end);
+        }
+        for damaged in gap {
+            // keeps its place in the queue, and names no record
+            let unit = Unit { commitlog_offset: logged.commitlog_offset.0 - 1, size: 1, tag_hash: 0 };
+            self.queues.append(index, damaged, unit)?;
+        }
         let waits =
             self.state.topic_of(queue.topic).is_some_and(|t| t.config.name.as_ref() == SCHEDULE_TOPIC);
         let tag_hash = if waits { due_of(&message) as i64 } else { tag_hash(message.properties) };
         let unit = Unit { commitlog_offset: logged.commitlog_offset.0, size: len as u32, tag_hash };
-        let index = queue_index(self.state, self.queues, queue)?;
-        if self.queues.max_offset(index) < offset {
-            self.queues.reset_to(index, offset)?;
-        }
         self.queues.append(index, offset, unit)?;
         if offset >= self.state.bounds(queue).max_offset {
             self.found.again.push(Again { queue, logged });

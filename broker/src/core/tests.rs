@@ -1,1 +1,7 @@
+//! The core driven turn by turn on a simulated disk and a clock of the test's own.
 
+mod harness;
+mod leases;
+mod offsets;
+mod recovery;
+mod sends;

@@ -69,6 +69,8 @@ pub struct GroupQueue {
     pub settled: Ranges,
     /// One past the highest offset ever handed out or passed over.
     pub next: u64,
+    /// Last consumed by leases: then the position is the floor of what is settled, and nobody commits it.
+    pub by_leases: bool,
     /// Leases by offset.
     pub leases: BTreeMap<u64, Lease>,
     /// Leases by the time they end.
@@ -232,6 +234,7 @@ impl State {
             Fact::Delivered { group, queue, ranges, member, attempt, lease_until_ms } => {
                 let Some(queue) = self.group_queue(group, *queue) else { return };
                 queue.next = queue.next.max(ranges.end().unwrap_or(0));
+                queue.by_leases = *lease_until_ms > 0;
                 if *lease_until_ms > 0 {
                     let until_ms =
                         if *lease_until_ms == WHILE_MEMBER_LIVES { u64::MAX } else { *lease_until_ms };
@@ -246,7 +249,7 @@ impl State {
                 let leases = self.groups.get(group).and_then(Group::model) == Some(ConsumeModel::Lease);
                 let Some(queue) = self.group_queue(group, *queue) else { return };
                 queue.next = queue.next.max(ranges.end().unwrap_or(0));
-                if leases {
+                if leases || queue.by_leases {
                     queue.settle(ranges);
                     queue.raise_floor();
                 }

@@ -260,24 +260,23 @@ impl CommitLog {
             } else if left < 4 || head.get(..4) == Some(&FILLER.to_be_bytes()) {
                 at += left;
             } else {
-                // not a record: look for the next one byte by byte, only below the flushed mark or before a good record
                 damage.get_or_insert(at);
+                if at >= flushed.0 {
+                    // torn: nothing from here on was promised, and what looks whole behind it may miss its predecessors
+                    break;
+                }
+                // damage below the mark: look for the next record, what follows is kept
                 at = self.next_candidate(&mut window, at + 1)?;
             }
         }
-        match damage {
-            Some(start) if start < flushed.0 && end > start => {
-                let good_until = flushed.0.min(end);
-                report.damaged.push((start, good_until));
-                report.end = LogPosition(good_until.max(start));
-                report.torn_bytes = end - report.end.0;
-            }
-            Some(start) => {
-                report.end = LogPosition(start);
-                report.torn_bytes = end - start;
-            }
-            None => report.end = LogPosition(end.max(self.chain.start_offset())),
+        // `at` stands at the torn place, or at the end
+        if let Some(start) = damage
+            && start < at.min(flushed.0)
+        {
+            report.damaged.push((start, at.min(end)));
         }
+        report.end = LogPosition(at.min(end).max(self.chain.start_offset()));
+        report.torn_bytes = end.saturating_sub(report.end.0);
         if report.torn_bytes > 0 {
             self.chain.truncate_at(report.end.0)?;
         }

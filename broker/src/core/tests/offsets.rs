@@ -1,0 +1,173 @@
+use super::harness::*;
+use crate::api::*;
+use lifecycle::fact::{ConsumeModel, Fact, MoveReason, StoredKind};
+use lifecycle::identity::CopyReason;
+
+fn send_back(bench: &mut Bench, group: &str, record: &bytes::Bytes, delay_level: i32) -> Answer<()> {
+    let commitlog_offset = wire::message::StoredMessage::decode(record).unwrap().0.commitlog_offset;
+    let back = SendBack {
+        group: group.into(),
+        commitlog_offset,
+        delay_level,
+        max_reconsume_times: None,
+        client: "c".into(),
+    };
+    bench.ask(|reply| Request::SendBack(back, reply))
+}
+
+#[test]
+fn a_group_owes_from_its_first_heartbeat_and_commits_what_it_pulled() {
+    let mut bench = Bench::new(small());
+    bench.send("t", "A").unwrap();
+    bench.heartbeat("c", "g", "t", ConsumeModel::Clustering);
+    let pinned = |f: &Fact| matches!(f, Fact::GroupStarted { group, offset: 0, .. } if group.as_ref() == "g");
+    assert_eq!(bench.facts().iter().filter(|f| pinned(f)).count(), 3, "two queues and the retry topic");
+    let pulled = bench.pull("c", "g", "t", 0, 0);
+    assert_eq!(
+        (pulled.status, pulled.next_offset, ids(&pulled.records)),
+        (PullStatus::Found, 1, vec!["A".into()])
+    );
+    bench.commit("c", "g", "t", 0, 1).unwrap();
+    bench.kill();
+    assert_eq!(bench.position("g", "t", 0), 1);
+    assert!(bench.commit("c", "g", "t", 0, 99).is_err(), "beyond the end");
+}
+
+#[test]
+fn a_stranger_who_moves_a_group_resets_it() {
+    let mut bench = Bench::new(small());
+    (0..3).for_each(|n| drop(bench.send("t", &format!("A{n}")).unwrap()));
+    bench.heartbeat("c", "g", "t", ConsumeModel::Clustering);
+    bench.commit("admin", "g", "t", 0, 3).unwrap();
+    let reset = |f: &&Fact| matches!(f, Fact::OffsetMoved { reason: MoveReason::Reset, from: 0, to: 3, actor, .. } if actor.as_ref() == "admin");
+    assert_eq!(bench.facts().iter().filter(reset).count(), 1);
+}
+
+#[test]
+fn pulls_wait_for_messages_and_end_with_their_time() {
+    let mut bench = Bench::new(small());
+    bench.send("t", "A").unwrap();
+    bench.heartbeat("c", "g", "t", ConsumeModel::Clustering);
+    let answers = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let ask = |suspend_ms| {
+        let answers = answers.clone();
+        let pull = PullMessages { suspend_ms, ..pull("c", "g", "t", 0, 1) };
+        Request::Pull(
+            pull,
+            Box::new(move |answer: Answer<Pulled>| answers.lock().unwrap().push(answer.unwrap())),
+        )
+    };
+    bench.turn(vec![ask(15_000)]);
+    assert!(answers.lock().unwrap().is_empty());
+    bench.send("t", "B").unwrap();
+    bench.pass(0);
+    assert_eq!(ids(&answers.lock().unwrap().pop().unwrap().records), ["B"]);
+    bench.commit("c", "g", "t", 0, 2).unwrap();
+    let answers2 = answers.clone();
+    let held = PullMessages { suspend_ms: 15_000, ..pull("c", "g", "t", 0, 2) };
+    bench.turn(vec![Request::Pull(
+        held,
+        Box::new(move |a: Answer<Pulled>| answers2.lock().unwrap().push(a.unwrap())),
+    )]);
+    bench.pass(14_999);
+    assert!(answers.lock().unwrap().is_empty());
+    bench.pass(1);
+    assert_eq!(answers.lock().unwrap().pop().unwrap().status, PullStatus::OffsetOverflowOne);
+}
+
+#[test]
+fn filtered_messages_are_stated_as_passed_over() {
+    let mut bench = Bench::new(small());
+    bench.send_with("t", "A", "TAGS\u{1}red\u{2}").unwrap();
+    bench.send_with("t", "B", "TAGS\u{1}blue\u{2}").unwrap();
+    bench.send("t", "C").unwrap();
+    bench.heartbeat_for("c", "g", "t", "blue || green", ConsumeModel::Clustering).unwrap();
+    let pulled = bench.pull("c", "g", "t", 0, 0);
+    assert_eq!((ids(&pulled.records), pulled.next_offset), (vec!["B".into()], 3));
+    let filtered: Vec<_> = bench
+        .facts()
+        .into_iter()
+        .filter_map(|f| match f {
+            Fact::Filtered { ranges, .. } => Some(ranges.iter().collect::<Vec<_>>()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(filtered, [vec![(0, 1), (2, 3)]]);
+    assert_eq!(bench.pull("c", "g", "t", 0, 2).status, PullStatus::NoMatchedMessage);
+}
+
+#[test]
+fn a_message_sent_back_returns_with_its_lineage_and_dies_after_its_attempts() {
+    let mut bench = Bench::new(small());
+    bench.send("t", "A").unwrap();
+    bench.heartbeat("c", "g", "t", ConsumeModel::Clustering);
+    let record = bench.pull("c", "g", "t", 0, 0).records.remove(0);
+    send_back(&mut bench, "g", &record, 0).unwrap();
+    bench.commit("c", "g", "t", 0, 1).unwrap();
+    assert_eq!(bench.queue_ends("%RETRY%g"), [0]);
+    bench.pass(3_000);
+    let first = bench.pull("c", "g", "%RETRY%g", 0, 0).records.remove(0);
+    let (message, _) = wire::message::StoredMessage::decode(&first).unwrap();
+    assert_eq!((message.reconsume_times, message.topic), (1, "%RETRY%g"));
+    assert_eq!(message.properties.get("RETRY_TOPIC"), Some("t"));
+    send_back(&mut bench, "g", &first, 0).unwrap();
+    bench.pass(4_000);
+    let second = bench.pull("c", "g", "%RETRY%g", 0, 1).records.remove(0);
+    send_back(&mut bench, "g", &second, 0).unwrap();
+    assert_eq!(bench.queue_ends("%DLQ%g"), [1], "retry_max 2 is exhausted");
+    let dead: Vec<_> = bench
+        .facts()
+        .into_iter()
+        .filter_map(|f| match f {
+            Fact::Stored(s) => s.kinds.into_iter().find_map(|(_, kind)| match kind {
+                StoredKind::Copy { group, lineage, .. } if lineage.reason == CopyReason::DeadLetter => {
+                    Some((group, lineage.root.queue_offset, lineage.parent.queue_offset))
+                }
+                _ => None,
+            }),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(dead, [(name("g"), 0, 1)], "root: offset 0 of t; parent: offset 1 of the retry topic");
+}
+
+#[test]
+fn a_send_back_to_a_place_without_a_record_is_refused() {
+    let mut bench = Bench::new(small());
+    bench.send("t", "A").unwrap();
+    let back = SendBack {
+        group: "g".into(),
+        commitlog_offset: 7,
+        delay_level: 0,
+        max_reconsume_times: None,
+        client: "c".into(),
+    };
+    assert_eq!(bench.ask(|reply| Request::SendBack(back, reply)).unwrap_err().remoting_code(), 1);
+}
+
+#[test]
+fn retention_says_what_it_deleted() {
+    let mut bench =
+        Bench::new(crate::config::Config { segment_bytes: 140 * 1024, retention_ms: 60_000, ..small() });
+    bench.heartbeat("c", "g", "t", ConsumeModel::Clustering);
+    for n in 0..100 {
+        let mut send = message("t", &format!("A{n}"), "");
+        send.messages[0].body = vec![7; 4000].into();
+        bench.ask(|reply| Request::Send(send, reply)).unwrap();
+    }
+    bench.pass(700);
+    bench.pass(120_000);
+    bench.pass(20_000);
+    let expired: Vec<_> = bench.facts().into_iter().filter(|f| matches!(f, Fact::Expired { .. })).collect();
+    assert!(!expired.is_empty());
+    bench.heartbeat("c", "g", "t", ConsumeModel::Clustering);
+    let pulled = bench.pull("c", "g", "t", 0, 0);
+    assert_eq!(pulled.status, PullStatus::OffsetTooSmall);
+    assert!(pulled.min_offset > 30 && pulled.next_offset == pulled.min_offset);
+    let again = bench.pull("c", "g", "t", 0, pulled.min_offset as i64);
+    assert_eq!(again.status, PullStatus::Found);
+    let min = pulled.min_offset;
+    bench.kill();
+    bench.heartbeat("c2", "g2", "t", ConsumeModel::Clustering);
+    assert_eq!(bench.pull("c2", "g2", "t", 0, 0).min_offset, min);
+}

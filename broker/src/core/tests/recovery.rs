@@ -1,0 +1,134 @@
+use super::harness::*;
+use crate::api::*;
+use crate::config::Config;
+use lifecycle::fact::{ConsumeModel, Fact};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+fn stored_ids(bench: &Bench) -> BTreeSet<String> {
+    let mut out = BTreeSet::new();
+    for fact in bench.facts() {
+        if let Fact::Stored(stored) = fact {
+            out.extend(stored.ids.iter().map(|id| String::from_utf8(id.to_vec()).unwrap()));
+        }
+    }
+    out
+}
+
+fn readable(bench: &mut Bench, topic: &str) -> BTreeSet<String> {
+    let mut out = BTreeSet::new();
+    bench.heartbeat("reader", "reader", topic, ConsumeModel::Clustering);
+    for queue_id in 0..2 {
+        let mut offset = 0;
+        loop {
+            let pulled = bench.pull("reader", "reader", topic, queue_id, offset);
+            if pulled.records.is_empty() {
+                break;
+            }
+            out.extend(ids(&pulled.records));
+            offset = pulled.next_offset as i64;
+        }
+    }
+    out
+}
+
+#[test]
+fn a_clean_stop_is_told_apart_from_a_kill() {
+    let mut bench = Bench::new(small());
+    assert!(bench.send("t", "A").is_ok());
+    assert!(bench.stop_cleanly().clean);
+    assert!(bench.stop_cleanly().clean);
+    bench.send("t", "B").unwrap();
+    let report = bench.kill();
+    assert!(!report.clean);
+    assert_eq!((report.lost, report.stated_again), (0, 0));
+    assert_eq!(readable(&mut bench, "t"), ["A".to_owned(), "B".to_owned()].into());
+}
+
+#[test]
+fn the_state_after_a_restart_is_the_state_before_it() {
+    let mut bench = Bench::new(Config { snapshot_interval_ms: 100, ..small() });
+    bench.heartbeat("c", "g", "t", ConsumeModel::Clustering);
+    for n in 0..5 {
+        bench.send("t", &format!("A{n}")).unwrap();
+        bench.pass(200);
+    }
+    bench.send_with("t", "D", "DELAY\u{1}18\u{2}").unwrap();
+    bench.pull("c", "g", "t", 0, 0);
+    bench.commit("c", "g", "t", 0, 2).unwrap();
+    assert_eq!(bench.receive("l", "leases", "t", 20_000).len(), 5);
+    bench.pass(700);
+    bench.send("t", "last").unwrap();
+    let before = bench.core.as_ref().unwrap().state_view().clone();
+    bench.kill();
+    let after = bench.core.as_ref().unwrap().state_view();
+    let queues = |state: &crate::state::State| state.queues().collect::<Vec<_>>();
+    assert_eq!(queues(&before), queues(after));
+    assert_eq!(before.timers(), after.timers());
+    for group in ["g", "leases"] {
+        assert_eq!(before.group(group).unwrap().queues, after.group(group).unwrap().queues, "{group}");
+    }
+    assert!(after.group("g").unwrap().members.is_empty(), "nobody is connected after a restart");
+}
+
+#[test]
+fn two_brokers_on_one_folder_do_not_start() {
+    let bench = Bench::new(small());
+    let parts = crate::core::CoreParts {
+        disk: std::sync::Arc::new(bench.disk.clone()),
+        dir: "/data".into(),
+        config: small(),
+        incarnation: lifecycle::identity::Incarnation([99; 16]),
+        store_host: "127.0.0.1:1".parse().unwrap(),
+    };
+    let error = crate::core::Core::open(parts, bench.now).map(|_| ()).unwrap_err();
+    assert!(matches!(error.kind, store::error::ErrorKind::Locked), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    /// A power cut under ASYNC_FLUSH: what was flushed is there, what is there was stored, and what the journal named and the log
+    /// lost is exactly the difference. Then life goes on, and nothing is found twice.
+    #[test]
+    fn a_power_cut_loses_only_what_was_not_flushed(
+        plan in prop::collection::vec((0u8..8, 1u64..300), 1..40), seed: u64, sync: bool,
+    ) {
+        let mut bench = if sync { Bench::sync() } else { Bench::new(Config { snapshot_interval_ms: 700, ..small() }) };
+        let mut acked = BTreeSet::new();
+        let mut sent = BTreeSet::new();
+        for (n, (op, ms)) in plan.into_iter().enumerate() {
+            let id = format!("M{n}");
+            match op {
+                0 => bench.pass(ms * 5),
+                1 => { bench.flushing = !bench.flushing; }
+                _ => {
+                    sent.insert(id.clone());
+                    let delay = if op == 2 { "DELAY\u{1}18\u{2}" } else { "" };
+                    let answer = bench.try_ask(|reply| Request::Send(message("t", &id, delay), reply));
+                    if let Some(Ok(stored)) = answer && stored[0].status == SendStatus::Ok && op != 2 {
+                        acked.insert(id);
+                    }
+                    bench.pass(ms);
+                }
+            }
+        }
+        let named = stored_ids(&bench);
+        prop_assert_eq!(&named, &sent, "every stored message is named before the cut");
+        let report = bench.power_cut(seed);
+        bench.flushing = true;
+        bench.pass(0);
+        let there = if bench.queue_ends("t").is_empty() { BTreeSet::new() } else { readable(&mut bench, "t") };
+        prop_assert!(there.is_subset(&sent));
+        if sync {
+            prop_assert!(acked.is_subset(&there), "answered under SYNC_FLUSH and gone: {:?}", acked.difference(&there));
+        }
+        prop_assert!(stored_ids(&bench).is_superset(&there), "what is there is named by the journal");
+        let ends: u64 = bench.queue_ends("t").iter().sum();
+        prop_assert_eq!(ends as usize, there.len(), "every offset below the end is readable: {:?}", report);
+        bench.send("t", "after").unwrap();
+        bench.pass(700);
+        let second = bench.kill();
+        prop_assert_eq!((second.lost, second.stated_again), (0, 0));
+        prop_assert!(readable(&mut bench, "t").contains("after"));
+    }
+}
