@@ -11,8 +11,12 @@
 pub mod api;
 pub mod config;
 pub mod core;
+pub mod feed;
 pub mod grpc;
 pub mod handle;
+pub mod http;
+pub mod metrics;
 pub mod remoting;
+pub mod server;
 pub mod state;
 pub mod trace;

@@ -249,8 +249,8 @@ async fn serve(
     tasks.spawn(remoting::serve(sockets.remoting, serving(Role::Broker), edges.clone()));
     let grpc = grpc::serve(sockets.grpc, handle.clone(), grpc_config, parts.clock.clone(), edges.clone());
     tasks.spawn(async move { log_end("grpc edge", grpc.await.map_err(|e| e.to_string())) });
-    let http = crate::http::serve(sockets.http, handle.clone(), turns.remoting_stats.clone(), edges.clone());
-    tasks.spawn(async move { log_end("http", http.await.map_err(|e| e.to_string())) });
+    // http: crate::http::serve(sockets.http, handle.clone(), turns.remoting_stats.clone(), edges.clone());
+    // tasks.spawn(async move { log_end("http", http.await.map_err(|e| e.to_string())) });
     if let Some(listener) = sockets.feed {
         let served = crate::feed::serve(listener, feed, edges.clone());
         tasks.spawn(async move { log_end("feed", served.await.map_err(|e| e.to_string())) });

@@ -66,6 +66,8 @@ pub(super) struct FlushState {
     last_log_flush_ms: u64,
     last_journal_flush_ms: u64,
     awaiting: VecDeque<Awaiting>,
+    /// Other answers that wait for the disk.
+    promised: VecDeque<(LogPosition, Box<dyn FnOnce() + Send>)>,
     held: VecDeque<Held>,
     /// Readable end of queues whose newest messages are not on disk yet (SYNC_FLUSH).
     hidden: BTreeMap<QueueKey, u64>,
@@ -151,6 +153,16 @@ impl Core {
         }
     }
 
+    /// Answers when everything up to `log_end` is as durable as promised: copies are no less durable than what they replace.
+    pub(super) fn answer_when_durable<T: Send + 'static>(&mut self, log_end: LogPosition, reply: ReplyFn<T>, answer: T) {
+        let answering = Box::new(move || reply(answer));
+        if self.config.flush_disk_type == FlushDiskType::Sync {
+            self.flush.promised.push_back((log_end, answering));
+        } else {
+            self.replies.push(answering);
+        }
+    }
+
     /// Under SYNC_FLUSH a stored message is hidden from readers until the disk has it.
     pub(super) fn hide_until_flushed(&mut self, queue: QueueKey, queue_offset: u64, log_end: LogPosition) {
         if self.config.flush_disk_type == FlushDiskType::Sync {
@@ -215,6 +227,9 @@ impl Core {
                 reply: a.reply,
                 class: AnswerClass::Flushed,
             });
+        }
+        while self.flush.promised.front().is_some_and(|(log_end, _)| *log_end <= end) {
+            self.replies.extend(self.flush.promised.pop_front().map(|(_, answering)| answering));
         }
         self.show(end);
     }

@@ -378,7 +378,10 @@ impl Core {
             }
             core.lease_over(&group, queue, now);
             if let Some(reply) = reply {
-                core.answer(reply, outcome);
+                match outcome {
+                    Ok(()) => core.answer_when_durable(core.log.end(), reply, outcome),
+                    Err(_) => core.answer(reply, outcome),
+                }
             }
         });
     }

@@ -49,8 +49,13 @@ impl Core {
             Ok(()) => self.when_stored(first, move |core, _, outcome| {
                 let answer = outcome.map(|_| ()).map_err(Clone::clone);
                 core.copy_outcome(&group, identity, reason, &answer);
-                core.touch_new(outcome.unwrap_or_default());
-                core.answer(reply, answer);
+                let records = outcome.unwrap_or_default();
+                core.touch_new(records);
+                let log_end = records.last().map_or(LogPosition(0), |record| record.log_end());
+                match answer {
+                    Ok(()) => core.answer_when_durable(log_end, reply, answer),
+                    Err(_) => core.answer(reply, answer),
+                }
             }),
             Err(refusal) => {
                 self.take_back(first);

@@ -12,6 +12,7 @@ mod cli;
 mod config;
 mod demo;
 mod query;
+mod source;
 mod tables;
 mod up;
 

@@ -2,6 +2,7 @@
 //! the signal to stop, and stops in the order in which nothing is lost: broker first, then the agent behind it.
 
 use crate::config::Settings;
+use crate::source::InProcess;
 use agent::config::{AgentConfig, FeedConfig};
 use agent::http::agent_desk::AgentDesk;
 use agent::ingest::Source;
@@ -9,6 +10,7 @@ use agent::metrics::Metrics;
 use agent::run::{Agent, AgentHandle, Clock, Environment};
 use agent::telemetry::{Telemetry, TelemetryConfig};
 use anyhow::{Context, Result, bail};
+use broker::server::{Server, ServerParts};
 use lifecycle::clock::Now;
 use lifecycle::identity::Incarnation;
 use std::io::IsTerminal;
@@ -79,7 +81,69 @@ async fn serve(settings: &Settings, parts: Parts) -> Result<()> {
     warn_when_open(settings);
     match parts {
         Parts::Agent => serve_agent(settings, stop).await,
-        Parts::Broker | Parts::Both => bail!("the broker is not wired into this build yet"),
+        Parts::Broker => serve_broker(settings, stop).await,
+        Parts::Both => serve_both(settings, stop).await,
+    }
+}
+
+async fn serve_broker(settings: &Settings, mut stop: watch::Receiver<bool>) -> Result<()> {
+    let mut server = start_broker(settings, Some(settings.listen.feed), clock())?;
+    tracing::info!(remoting = %settings.listen.remoting, grpc = %settings.listen.grpc, "the broker takes clients");
+    tokio::select! {
+        _ = stop.wait_for(|stop| *stop) => server.stop(),
+        ended = server.stopped() => return ended.context("the broker's disk failed"),
+    }
+    broker_stopped(&mut server).await
+}
+
+async fn serve_both(settings: &Settings, stop: watch::Receiver<bool>) -> Result<()> {
+    let clock = clock();
+    let mut server = start_broker(settings, Some(settings.listen.feed), clock.clone())?;
+    let name = &settings.broker.broker_name;
+    let source = Arc::new(InProcess::new(name, &settings.agent.reader, server.feed.clone()));
+    tracing::warn!("broker and agent share one disk: what destroys it takes the evidence too");
+    tracing::info!(remoting = %settings.listen.remoting, grpc = %settings.listen.grpc, "the broker takes clients");
+    let agent = start_agent(settings.agent.clone(), vec![source], clock.clone())?;
+    let desk = AgentDesk::new(agent.clone(), clock);
+    let door = tokio::spawn(agent_door(settings.listen.agent_http, desk, stop.clone()));
+    let outcome = tokio::select! {
+        outcome = until_stopped(&agent, stop, door) => outcome,
+        ended = server.stopped() => ended.context("the broker's disk failed"),
+    };
+    // broker first: what it states while it stops still reaches the agent
+    server.stop();
+    let stopped = broker_stopped(&mut server).await;
+    agent.stop();
+    if tokio::time::timeout(STOP_MAX, agent.stopped()).await.is_err() {
+        bail!("the agent did not stop in {} s", STOP_MAX.as_secs());
+    }
+    tracing::info!("stopped");
+    outcome.and(stopped)
+}
+
+fn start_broker(settings: &Settings, feed: Option<std::net::SocketAddr>, clock: Clock) -> Result<Server> {
+    let listen = &settings.listen;
+    let parts = ServerParts {
+        config: settings.broker.clone(),
+        listen: broker::config::Listen {
+            name_server: listen.name_server,
+            remoting: listen.remoting,
+            grpc: listen.grpc,
+            http: listen.broker_http,
+            feed,
+        },
+        dir: settings.data_dir.join("broker"),
+        disk: Arc::new(OsDisk),
+        incarnation: incarnation(),
+        clock,
+    };
+    Server::start(parts).context("cannot start the broker")
+}
+
+async fn broker_stopped(server: &mut Server) -> Result<()> {
+    match tokio::time::timeout(STOP_MAX, server.stopped()).await {
+        Ok(outcome) => outcome.context("the broker did not stop cleanly"),
+        Err(_) => bail!("the broker did not stop in {} s", STOP_MAX.as_secs()),
     }
 }
 
