@@ -59,16 +59,20 @@ pub struct LogsConfig {
     pub raw_frames_bytes_max: u64,
 }
 
-/// When the judge may speak.
+/// When the judge may speak. Barriers come from the sources; these are times no evidence can shorten.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct JudgeConfig {
-    /// Time added to every deadline, for clocks that differ and answers under way.
-    pub slack_ms: u64,
     /// A group without member and move for so long is idle: what expires then is a ticket, not a page. Must exceed retention.
     pub idle_after_ms: u64,
-    /// A message this long in the retry topic without a delivery is stuck.
-    pub stuck_retry_after_ms: u64,
+    /// A delayed message or a retry may leave the schedule so long after it was due.
+    pub timer_slack_ms: u64,
+    /// A send whose outcome its producer does not know may still be on its way so long after the report.
+    pub send_unknown_ms: u64,
+    /// The broker may take so long after a restart to make a lost copy again.
+    pub copy_remade_ms: u64,
+    /// A dead-letter copy that failed may be tried again for so long.
+    pub dlq_write_ms: u64,
 }
 
 impl Default for AgentConfig {
@@ -99,7 +103,13 @@ impl Default for LogsConfig {
 
 impl Default for JudgeConfig {
     fn default() -> Self {
-        JudgeConfig { slack_ms: 1_000, idle_after_ms: 7 * 24 * 3_600_000, stuck_retry_after_ms: 3_600_000 }
+        JudgeConfig {
+            idle_after_ms: 7 * 24 * 3_600_000,
+            timer_slack_ms: 30_000,
+            send_unknown_ms: 10_000,
+            copy_remade_ms: 30_000,
+            dlq_write_ms: 60_000,
+        }
     }
 }
 
@@ -162,10 +172,11 @@ impl AgentConfig {
             "logs.raw_frames_bytes_max",
             "must be 1048576 to 1073741824",
         );
+        let judge = &self.judge;
         problems.unless(
-            self.judge.idle_after_ms > self.judge.slack_ms,
+            judge.idle_after_ms > judge.timer_slack_ms,
             "judge.idle_after_ms",
-            "must exceed judge.slack_ms",
+            "must exceed judge.timer_slack_ms",
         );
         problems.0
     }

@@ -1,6 +1,7 @@
 //! Owns the agent's thread: its loop takes facts in, folds them, asks the judge, and makes the outcome durable. Never
 //! interprets a fact itself. Started by the binary through [`Agent::start`]; everybody else holds an [`AgentHandle`].
 
+pub mod asking;
 pub mod core;
 pub mod engine;
 pub mod feeder;
@@ -9,7 +10,7 @@ pub mod load;
 pub mod status;
 pub mod threads;
 
-pub use self::core::{Core, Judge};
+pub use self::core::Core;
 pub use engine::{FACTS_BACKLOG_MAX, REPLAY_PATIENCE_MS};
 pub use handle::{AgentError, AgentHandle, OperatorAct};
 pub use load::{LoadError, OpenLedger};
@@ -20,7 +21,9 @@ use crate::fold::Books;
 use crate::ingest::feed::FeedSource;
 use crate::ingest::pump::{EVENTS_MAX, ORDERS_MAX, Pump};
 use crate::ingest::{Source, SourceError};
+use crate::judge::Judge;
 use crate::ledger;
+use asking::Asking;
 use engine::{Engine, LoadedCore, Wires};
 use feeder::Feeder;
 use handle::{EVIDENCE_MAX, Evidence, QUERIES_MAX, Query};
@@ -164,7 +167,8 @@ impl Inner {
         });
         let place = Place { config: &config, disk, incarnation };
         let loaded = load::load(&place, open, &names).map_err(|error| error.to_string())?;
-        let Loaded { core, stores, evidence: log, intakes, evidence_status, stale, records, .. } = loaded;
+        let Loaded { core, stores, evidence: log, intakes, evidence_status, facts, stale, records, .. } =
+            loaded;
         let first = Status {
             checkpoint: CheckpointStatus {
                 rows: stores.ledger.row_count(),
@@ -194,7 +198,8 @@ impl Inner {
             let status = SourceStatus::new(source.name(), SourceKind::Broker);
             feeders.push(Feeder::new(status, intake, orders));
         }
-        let start = LoadedCore { core, evidence_status, stale, records, status: first };
+        let asking = Asking::new(sources.clone());
+        let start = LoadedCore { core, evidence_status, facts, stale, records, status: first, asking };
         let engine = Engine::new(start, feeders, config.checkpoint, clock);
         let wires = Wires { events, told, queries, jobs: job_sender, done, stop, status };
         let outcome = runtime.block_on(engine.run(wires));

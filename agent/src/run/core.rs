@@ -1,21 +1,23 @@
-//! Owns books and judge together, and how they become rows and records. Pure: no IO, no clock. Driven by the loop.
+//! Owns books and judge together, and how they become rows and records. Does no IO. Driven by the loop.
 
-use super::status::SourceStatus;
 use crate::config::AgentConfig;
 use crate::fold::Books;
+use crate::judge::deadlines::Deadlines;
+use crate::judge::questions::Question;
+use crate::judge::verdict::VerdictEvent;
+use crate::judge::{Answer, Heads, Judge, StepInput};
 use crate::ledger::verdict_log::{Record, RecordKind};
 use crate::ledger::{Change, Row};
 use lifecycle::clock::Now;
 use lifecycle::frame::Frame;
 use lifecycle::identity::Name;
 use lifecycle::position::Position;
+use uuid::Uuid;
 
-/// Stand-in until the judge is in place.
-#[derive(Default)]
-pub struct Judge;
-
-/// First byte of the keys of the books' rows.
-const BOOKS_PREFIX: u8 = b'b';
+/// First byte of the keys of the books' and the judge's rows.
+const STATE_PREFIX: u8 = b'b';
+/// Largest record of the verdict log; an incident with more ids than fit names fewer of them.
+const RECORD_BYTES_MAX: usize = 7 << 20;
 
 /// What the agent knows and thinks.
 pub struct Core {
@@ -25,21 +27,44 @@ pub struct Core {
     pub judge: Judge,
 }
 
-impl Core {
-    /// Takes the state of a checkpoint over; `None` when its rows are not understood.
-    pub fn import(rows: &[Row], config: &AgentConfig) -> Option<Self> {
-        let _ = (rows, BOOKS_PREFIX);
-        Some(Core::new(config))
-    }
+/// What the judge hears beside the books.
+pub struct Hearing<'a> {
+    /// The agent's clocks.
+    pub now: Now,
+    /// Where each source's newest frame is.
+    pub heads: &'a Heads,
+    /// Answers to its questions.
+    pub answers: Vec<Answer>,
+}
 
+impl Core {
     /// Knows nothing yet.
     pub fn new(config: &AgentConfig) -> Self {
-        Core { books: Books::new(config.judge.idle_after_ms), judge: Judge }
+        let judge = Judge::new(deadlines(config), Box::new(Uuid::now_v7));
+        Core { books: Books::new(config.judge.idle_after_ms), judge }
     }
 
-    /// Everything that changed since the last call.
+    /// Takes the state of a checkpoint over; an error when its rows are not understood.
+    pub fn import(rows: &[Row], config: &AgentConfig) -> Result<Self, String> {
+        let own = |row: &Row| {
+            let (prefix, key) = row.0.split_first()?;
+            (*prefix == STATE_PREFIX).then(|| (key.to_vec(), row.1.clone()))
+        };
+        let books = Books::from_rows(rows.iter().filter_map(own)).map_err(|error| error.to_string())?;
+        let mut core = Core::new(config);
+        core.books = books.with_idle_after(config.judge.idle_after_ms);
+        core.judge.restore_rows(rows.iter().filter_map(own)).map_err(|error| error.to_string())?;
+        Ok(core)
+    }
+
+    /// Everything that changed since the last call. Only right after [`Self::judge`].
     pub fn export(&mut self) -> Vec<Change> {
-        Vec::new()
+        let mut changes = self.books.rows_changed_since_last();
+        changes.extend(self.judge.rows_changed_since_last());
+        for (key, _) in &mut changes {
+            key.insert(0, STATE_PREFIX);
+        }
+        changes
     }
 
     /// Folds one frame.
@@ -47,24 +72,54 @@ impl Core {
         self.books.apply(source, position, frame);
     }
 
-    /// Learns ids of messages again that were folded before the last checkpoint.
-    pub fn recall(&mut self, source: &Name, position: Position, frame: &Frame) {
-        let _ = (source, position, frame);
-    }
-
     /// Learns what was said before.
-    pub fn restore(&mut self, record: &Record) {
-        let _ = record;
+    pub fn restore(&mut self, record: &Record) -> Result<(), String> {
+        match record.kind {
+            RecordKind::Verdict => {
+                let event: VerdictEvent =
+                    serde_json::from_slice(&record.body).map_err(|error| error.to_string())?;
+                self.judge.restore(event);
+            }
+            RecordKind::LedgerRebuilt => {}
+        }
+        Ok(())
     }
 
     /// Judges what happened since the last call.
-    pub fn judge(&mut self, sources: &[SourceStatus], now: Now) -> Vec<Record> {
-        let _ = (sources, now, RecordKind::Verdict);
-        Vec::new()
+    pub fn judge(&mut self, hearing: Hearing<'_>) -> Vec<Record> {
+        let Hearing { now, heads, answers } = hearing;
+        let events = self.books.take_events();
+        let told = self.judge.step(&self.books, StepInput { events, now, heads, answers });
+        told.into_iter().map(record).collect()
+    }
+
+    /// What the judge wants to ask the sources.
+    pub fn questions(&mut self, limit: usize) -> Vec<Question> {
+        self.judge.take_questions(limit)
     }
 
     /// Where reading a source goes on.
     pub fn position_of(&self, source: &str) -> Option<Position> {
         self.books.position_of(source)
+    }
+}
+
+fn record(mut event: VerdictEvent) -> Record {
+    loop {
+        let body = serde_json::to_vec(&event).expect("plain values always have a JSON form");
+        if body.len() <= RECORD_BYTES_MAX || event.verdict.ids.is_empty() {
+            return Record { kind: RecordKind::Verdict, body };
+        }
+        event.verdict.ids.truncate(event.verdict.ids.len() / 2);
+    }
+}
+
+fn deadlines(config: &AgentConfig) -> Deadlines {
+    Deadlines {
+        timer_slack_ms: config.judge.timer_slack_ms,
+        send_unknown_ms: config.judge.send_unknown_ms,
+        copy_remade_ms: config.judge.copy_remade_ms,
+        dlq_write_ms: config.judge.dlq_write_ms,
+        ..Deadlines::default()
     }
 }

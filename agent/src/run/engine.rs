@@ -4,7 +4,8 @@
 //! The judge speaks only right before a checkpoint, and while what it said is on its way to disk no question is answered: what
 //! anybody is told is durable. At most [`FACTS_BACKLOG_MAX`] facts are folded while a checkpoint is under way.
 
-use super::core::Core;
+use super::asking::Asking;
+use super::core::{Core, Hearing};
 use super::feeder::Feeder;
 use super::handle::Query;
 use super::status::{Phase, SourceStatus, Status};
@@ -12,10 +13,12 @@ use super::threads::{Outcome, Told};
 use super::{Clock, View};
 use crate::config::CheckpointConfig;
 use crate::ingest::pump::Event;
+use crate::judge::Heads;
 use crate::ledger::Change;
 use crate::ledger::checkpoint::Job;
 use crate::ledger::raw_frames::{RawSource, encode_body};
 use crate::ledger::verdict_log::Record;
+use lifecycle::clock::Now;
 use lifecycle::position::Position;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +65,7 @@ pub struct Engine {
     status: Status,
     checkpoint: CheckpointConfig,
     clock: Clock,
+    asking: Asking,
     stale: Vec<Change>,
     records: Vec<Record>,
     flight: Option<Flight>,
@@ -74,24 +78,27 @@ pub struct Engine {
 impl Engine {
     /// Takes over what was loaded (without its stores, which are the threads').
     pub fn new(loaded: LoadedCore, feeders: Vec<Feeder>, checkpoint: CheckpointConfig, clock: Clock) -> Self {
-        let LoadedCore { core, evidence_status, stale, records, status } = loaded;
+        let LoadedCore { core, evidence_status, facts, stale, records, status, asking } = loaded;
         let now = clock();
-        let unsaved = u64::from(!records.is_empty() || !stale.is_empty());
-        Engine {
+        let unsaved = facts + u64::from(!records.is_empty() || !stale.is_empty());
+        let mut engine = Engine {
             core,
             feeders,
             evidence: evidence_status,
             status,
             checkpoint,
             clock,
+            asking,
             stale,
             records,
             flight: None,
             last_start_ms: now.mono_ms,
-            facts_unsaved: unsaved,
+            facts_unsaved: 0,
             status_sent_ms: 0,
             started_ms: now.mono_ms,
-        }
+        };
+        engine.folded(unsaved);
+        engine
     }
 
     /// Runs until stopped; an error means that the agent must not go on.
@@ -202,8 +209,7 @@ impl Engine {
         if self.flight.is_some() || since < self.checkpoint.verdict_interval_ms {
             return Ok(());
         }
-        self.gather_status();
-        self.records.extend(self.core.judge(&self.status.sources, now));
+        self.judge(now);
         let due = since >= self.checkpoint.interval_ms || self.facts_unsaved >= self.checkpoint.facts;
         if self.records.is_empty() && !(due && self.facts_unsaved > 0) {
             return Ok(());
@@ -215,6 +221,19 @@ impl Engine {
         self.flight =
             Some(Flight { positions, holds_verdicts, started_ms: now.mono_ms, started_wall_ms: now.wall_ms });
         wires.jobs.try_send(job).map_err(|_| "checkpoint thread is gone".to_owned())
+    }
+
+    fn judge(&mut self, now: Now) {
+        let heads = self.feeders.iter().map(|feeder| (feeder.status.name.clone(), feeder.intake.head()));
+        let heads: Heads =
+            heads.chain([(self.evidence.name.clone(), Some(self.evidence.position))]).collect();
+        let answers = self.asking.take();
+        // what an answer settles is no fact, but a change to be saved
+        self.folded(answers.len() as u64);
+        self.records.extend(self.core.judge(Hearing { now, heads: &heads, answers }));
+        for question in self.core.questions(self.asking.room()) {
+            self.asking.ask(question);
+        }
     }
 
     fn job(&mut self) -> Job {
@@ -272,10 +291,14 @@ pub struct LoadedCore {
     pub core: Core,
     /// The evidence log as a source.
     pub evidence_status: SourceStatus,
+    /// Facts folded from it at the start.
+    pub facts: u64,
     /// Rows to remove.
     pub stale: Vec<Change>,
     /// Records to write.
     pub records: Vec<Record>,
     /// What is known about the agent itself.
     pub status: Status,
+    /// The way to the sources.
+    pub asking: Asking,
 }

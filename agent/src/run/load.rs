@@ -43,6 +43,8 @@ pub struct Loaded {
     pub intakes: Vec<Intake>,
     /// The evidence log as a source.
     pub evidence_status: SourceStatus,
+    /// Facts of it that were folded and are not in the ledger yet.
+    pub facts: u64,
     /// Rows of a ledger that could not be used, to be removed with the first checkpoint.
     pub stale: Vec<Change>,
     /// To be said with the first checkpoint.
@@ -77,13 +79,16 @@ pub fn load(place: &Place<'_>, ledger: OpenLedger, sources: &[Name]) -> Result<L
 
     let mut rebuilt = opened.rebuilt;
     let mut stale = Vec::new();
-    let mut core = Core::import(&opened.rows, config).unwrap_or_else(|| {
-        rebuilt = Some("rows of another version".to_owned());
+    let mut core = Core::import(&opened.rows, config).unwrap_or_else(|error| {
+        rebuilt = Some(error);
         stale = opened.rows.iter().map(|(key, _)| (key.clone(), None)).collect();
         Core::new(config)
     });
-    for record in &history.records {
-        core.restore(record);
+    let mut damage = history.damage;
+    for (index, record) in history.records.iter().enumerate() {
+        if let Err(error) = core.restore(record) {
+            damage.push(format!("verdict log, record {}: {error}", index + 1));
+        }
     }
     let mut rebuilds = history.records.iter().filter(|r| r.kind == RecordKind::LedgerRebuilt).count() as u64;
     let mut records = Vec::new();
@@ -92,43 +97,32 @@ pub fn load(place: &Place<'_>, ledger: OpenLedger, sources: &[Name]) -> Result<L
         rebuilds += 1;
         records.push(Record { kind: RecordKind::LedgerRebuilt, body: reason.into_bytes() });
     }
-    for text in &history.damage {
+    for text in &damage {
         tracing::error!(damage = %text, "the agent's own log is damaged");
     }
-    let intakes = sources.iter().map(|name| intake(&mut core, name, &raw_sources, config)).collect();
-    let evidence_status = replay_evidence(&mut core, &evidence)?;
+    let intakes = sources.iter().map(|name| intake(&core, name, &raw_sources, config)).collect();
+    let (evidence_status, facts) = replay_evidence(&mut core, &evidence)?;
     let stores = Stores { raw, verdicts, ledger: opened.ledger };
-    let damage = history.damage;
-    Ok(Loaded { core, stores, evidence, intakes, evidence_status, stale, records, rebuilds, damage })
+    Ok(Loaded { core, stores, evidence, intakes, evidence_status, facts, stale, records, rebuilds, damage })
 }
 
-fn intake(core: &mut Core, name: &Name, raw: &[RawSource], config: &AgentConfig) -> Intake {
+fn intake(core: &Core, name: &Name, raw: &[RawSource], config: &AgentConfig) -> Intake {
     let position = core.position_of(name);
     let mut held = Held::new(usize::try_from(config.logs.raw_frames_bytes_max).unwrap_or(usize::MAX));
     for source in raw.iter().filter(|source| source.name == *name) {
         held.load(source.frames.clone());
     }
-    // frames of runs before the ledger's own were folded; of its own run, those up to its position; of later ones none
-    let own = position.map_or(Incarnation::NONE, |position| position.incarnation);
-    for run in held.runs().into_iter().take_while(|_| position.is_some()) {
-        for (at, frame) in held.decode(run) {
-            if run != own || position.is_some_and(|position| at.sequence <= position.sequence) {
-                core.recall(name, at, &frame);
-            }
-        }
-        if run == own {
-            break;
-        }
-    }
     Intake::new(position.unwrap_or_default(), held)
 }
 
-fn replay_evidence(core: &mut Core, log: &EvidenceLog) -> Result<SourceStatus, StoreError> {
+fn replay_evidence(core: &mut Core, log: &EvidenceLog) -> Result<(SourceStatus, u64), StoreError> {
     let name: Name = evidence_log::SOURCE_NAME.into();
     let mut status = SourceStatus::new(name.clone(), SourceKind::EvidenceLog);
+    let mut facts = 0;
     evidence_log::replay(&log.view(), core.position_of(&name), |step| match step {
         Step::Frame { position, frame } => {
             core.apply(&name, position, &frame);
+            facts += frame.facts.len() as u64;
             status.position = position;
             status.last_frame_wall_ms = frame.now.wall_ms;
         }
@@ -142,5 +136,5 @@ fn replay_evidence(core: &mut Core, log: &EvidenceLog) -> Result<SourceStatus, S
     status.head_sequence = status.position.sequence;
     status.flushed_sequence = status.position.sequence;
     (status.up, status.caught_up) = (true, true);
-    Ok(status)
+    Ok((status, facts))
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::fold::class::Class;
 use crate::ingest::*;
 use crate::ledger::memory::{CommitFault, MemoryLedger};
 use bytes::Bytes;
@@ -224,7 +225,7 @@ fn start(disk: &SimDisk, ledger: &MemoryLedger, source: &FakeSource) -> AgentHan
 async fn settle(handle: &AgentHandle) -> Result<Arc<Status>, String> {
     for _ in 0..2_000 {
         let status = handle.status();
-        let idle = status.checkpoint.unsaved_since_wall_ms == 0 && status.facts > 0;
+        let idle = status.checkpoint.unsaved_since_wall_ms == 0;
         if let Some(error) = handle.failure() {
             return Err(error);
         }
@@ -348,9 +349,35 @@ async fn killed_after(effects: u64) {
         let evidence = status.sources.last().unwrap();
         assert_eq!(status.checkpoint.log_damage, Vec::<String>::new());
         assert_eq!(evidence.gaps, 0);
-        assert!(taken.is_empty() || evidence.position.sequence > 0, "reports were taken and are gone");
+        let said = never_stored(&handle).await;
+        assert!((taken.len()..=5).contains(&said), "{} reports taken, {said} judged", taken.len());
+        stop(handle).await;
+        // what was said is not said again
+        let handle = start(&disk, &ledger, &source);
+        settle(&handle).await.unwrap();
+        assert_eq!((never_stored(&handle).await, stored(&handle).await), (said, EXPECTED));
         stop(handle).await;
     }
+}
+
+/// How many reported sends were judged never stored, once nothing is open.
+async fn never_stored(handle: &AgentHandle) -> usize {
+    for _ in 0..500 {
+        let (open, said) = handle
+            .query(|view| {
+                let said = view.judge.counts().confirmed_messages.get(&Class::NeverStored).copied();
+                let mut verdicts = view.judge.incidents().map(|incident| &incident.verdict);
+                let waits = verdicts.any(|verdict| verdict.confirmed_messages < verdict.messages);
+                (view.judge.questions().open_reports().count() + usize::from(waits), said.unwrap_or(0))
+            })
+            .await
+            .unwrap();
+        if open == 0 {
+            return said as usize;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("reports stay open");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
