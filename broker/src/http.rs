@@ -1,0 +1,205 @@
+//! Owns what machines ask of the broker over HTTP: metrics and health. Never changes anything. Answers come from the core between
+//! two turns; a core that does not answer in time is not ready.
+
+use crate::api::{Query, QueryAnswer, ReplyFn, Request};
+use crate::core::Core;
+use crate::handle::CoreHandle;
+use crate::metrics::{Metrics, MetricsError, Observed};
+use crate::remoting::RemotingStats;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+/// The core answers within milliseconds, or something is wrong.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+/// Most scrapes at the same time; each one is a question to the core.
+const SCRAPES_MAX: usize = 8;
+/// Connections that are still open so long after the shutdown are cut.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
+/// The classic text format, which every Prometheus reads.
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Why the server stopped, or never started.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The core went before it could say who it is.
+    #[error("the broker is stopping")]
+    Stopping,
+    /// Metrics cannot be set up.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// The socket failed.
+    #[error("http: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// Why an answer has to wait.
+#[derive(Debug, thiserror::Error)]
+enum NotReady {
+    #[error("the core does not answer")]
+    Silent,
+    #[error("too many scrapes at the same time")]
+    Busy,
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+}
+
+impl IntoResponse for NotReady {
+    fn into_response(self) -> Response {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("{self}\n")).into_response()
+    }
+}
+
+struct Door {
+    core: CoreHandle,
+    remoting: Arc<RemotingStats>,
+    metrics: Metrics,
+    scrapes: Semaphore,
+}
+
+/// Serves until `shutdown`.
+pub async fn serve(
+    listener: TcpListener,
+    core: CoreHandle,
+    remoting: Arc<RemotingStats>,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let name = look(&core, |core| (core.config().cluster.clone(), core.config().broker_name.clone()));
+    let (cluster, broker_name) = name.await.map_err(|_| ServeError::Stopping)?;
+    let metrics = Metrics::new(prometheus::Registry::new(), &cluster, &broker_name)?;
+    let door = Arc::new(Door { core, remoting, metrics, scrapes: Semaphore::new(SCRAPES_MAX) });
+    let router = Router::new()
+        .route("/metrics", get(show_metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .with_state(door);
+    let server = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let grace = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(SHUTDOWN_GRACE).await;
+    };
+    tokio::select! {
+        served = server.into_future() => served?,
+        () = grace => {}
+    }
+    Ok(())
+}
+
+/// `/metrics`.
+async fn show_metrics(State(door): State<Arc<Door>>) -> Result<Response, NotReady> {
+    let _permit = door.scrapes.try_acquire().map_err(|_| NotReady::Busy)?;
+    let mut observed = look(&door.core, |core| Observed::of(core)).await?;
+    let runtime = answer(door.core.call(|reply| Request::Query(Query::Runtime, reply))).await?;
+    if let Ok(QueryAnswer::Runtime(runtime)) = runtime {
+        observed.disk_ratio = runtime.disk_ratio;
+        observed.log_start = runtime.commitlog_min;
+        observed.started_ms = runtime.started_ms;
+    }
+    let text = door.metrics.render(&observed, &door.remoting)?;
+    Ok(([(header::CONTENT_TYPE, TEXT)], text).into_response())
+}
+
+/// `/healthz`: the process lives.
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// `/readyz`: turns are running.
+async fn readyz(State(door): State<Arc<Door>>) -> Result<&'static str, NotReady> {
+    look(&door.core, |_| ()).await?;
+    Ok("ready\n")
+}
+
+/// Runs `ask` on the core, between two turns.
+async fn look<T: Send + 'static>(
+    core: &CoreHandle,
+    ask: impl FnOnce(&Core) -> T + Send + 'static,
+) -> Result<T, NotReady> {
+    let look = |reply: ReplyFn<T>| Request::Look(Box::new(move |core: &mut Core, _| reply(ask(core))));
+    answer(core.call(look)).await
+}
+
+async fn answer<T>(asked: impl Future<Output = Result<T, crate::handle::NotTaken>>) -> Result<T, NotReady> {
+    match tokio::time::timeout(ANSWER_MAX, asked).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) | Err(_) => Err(NotReady::Silent),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::CoreParts;
+    use lifecycle::clock::Now;
+    use lifecycle::identity::Incarnation;
+    use store::disk_sim::SimDisk;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    async fn ask(address: std::net::SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: b\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn metrics_and_readiness_come_from_the_core_and_stop_with_it() {
+        let parts = CoreParts {
+            disk: Arc::new(SimDisk::new()),
+            dir: "/data".into(),
+            config: Default::default(),
+            incarnation: Incarnation([1; 16]),
+            store_host: "127.0.0.1:10911".parse().unwrap(),
+        };
+        let now = Now { mono_ms: 1, wall_ms: 1_700_000_000_000 };
+        let (mut core, _) = Core::open(parts, now).unwrap();
+        let handle = CoreHandle::new();
+        let turns = handle.clone();
+        let turning = tokio::spawn(async move {
+            let mut requests = Vec::new();
+            loop {
+                turns.arrived().await;
+                turns.drain(&mut requests);
+                core.turn(now, &mut requests, &mut Vec::new());
+            }
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let served = tokio::spawn(serve(listener, handle.clone(), Arc::default(), shutdown.clone()));
+
+        let metrics = ask(address, "/metrics").await;
+        assert!(metrics.starts_with("HTTP/1.1 200"), "{metrics}");
+        assert!(metrics.contains("content-type: text/plain; version=0.0.4"), "{metrics}");
+        let labels = r#"{cluster="DefaultCluster",node_id="losstrace",node_type="broker"}"#;
+        for line in [
+            format!("rocketmq_topic_number{labels} 1"),
+            format!("losstrace_broker_epoch{labels} 1"),
+            format!("losstrace_broker_start_time_seconds{labels} 1700000000"),
+        ] {
+            assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
+        }
+        assert!(!metrics.contains(&format!("losstrace_broker_journal_bytes{labels} 0")), "{metrics}");
+        assert!(ask(address, "/healthz").await.starts_with("HTTP/1.1 200"));
+        assert!(ask(address, "/readyz").await.ends_with("ready\n"));
+        assert!(ask(address, "/nothing").await.starts_with("HTTP/1.1 404"));
+
+        turning.abort();
+        handle.close();
+        assert!(ask(address, "/readyz").await.starts_with("HTTP/1.1 503"));
+        assert!(ask(address, "/metrics").await.starts_with("HTTP/1.1 503"));
+        assert!(ask(address, "/healthz").await.starts_with("HTTP/1.1 200"));
+        shutdown.cancel();
+        served.await.unwrap().unwrap();
+    }
+}
