@@ -69,6 +69,20 @@ pub const VERDICTS: [&str; 20] = [
     "evidence-gap",
     "undecided",
 ];
+/// Those of them that say that messages are lost, now or soon.
+pub const LOSSES: [&str; 11] = [
+    "never-stored",
+    "stored-not-flushed-lost",
+    "expired-before-consumption",
+    "skipped-by-offset-reset",
+    "acked-without-delivery",
+    "send-back-failed-then-passed",
+    "stuck-in-retry",
+    "dlq-write-failed",
+    "dlq-expired",
+    "filter-conflict",
+    "offset-reused",
+];
 /// States a verdict can reach.
 pub const STATES: [&str; 6] =
     ["suspected", "confirmed", "withdrawn", "recovered", "acknowledged", "accepted"];
@@ -102,7 +116,7 @@ pub struct Observed {
     pub messages: ByLabel,
     /// Stored messages by topic.
     pub topics: Vec<(String, u64)>,
-    /// Confirmed lost messages by [`VERDICTS`].
+    /// Confirmed lost messages by [`LOSSES`].
     pub lost: ByLabel,
     /// Topic, group (empty: none) and messages of open losses, for every pair that is owed, most of them 0.
     pub open_losses: Vec<(String, String, u64)>,
@@ -333,7 +347,7 @@ impl Metrics {
     fn touch_closed_sets(&self) {
         for (family, labels) in [
             (&self.messages, &STAGES[..]),
-            (&self.lost, &VERDICTS[..]),
+            (&self.lost, &LOSSES[..]),
             (&self.duplicates, &DUPLICATE_CAUSES[..]),
         ] {
             for label in labels {
@@ -359,7 +373,7 @@ impl Metrics {
 
     fn update_closed(&self, observed: &Observed) {
         raise_all(&self.messages, &STAGES, &observed.messages);
-        raise_all(&self.lost, &VERDICTS, &observed.lost);
+        raise_all(&self.lost, &LOSSES, &observed.lost);
         raise_all(&self.duplicates, &DUPLICATE_CAUSES, &observed.duplicates);
         for (verdict, state, count) in &observed.verdicts {
             assert!(VERDICTS.contains(verdict) && STATES.contains(state), "verdict {verdict} {state}");

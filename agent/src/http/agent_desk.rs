@@ -1,20 +1,35 @@
 //! Owns the desk over the running agent: turns each question into one look at books and judge, and puts around the answer
 //! how far the evidence goes.
 
+use crate::fold::Books;
+use crate::fold::class::Class;
 use crate::http::desk::{Answer, Decision, Desk, FoundMessage, LossFilter, Scope};
 use crate::http::problem::Problem;
 use crate::ingest::{LOCATE_LIMIT, LocateBy, LocateQuery, Place};
 use crate::metrics::{Observed, ObservedSource};
+use crate::report::balances::balance;
+use crate::report::coverage::coverage;
+use crate::report::exposure::exposure;
+use crate::report::lists;
+use crate::report::losses::{loss, losses};
+use crate::report::numbers::{Numbers, numbers};
+use crate::report::timeline::{Asked, message};
 use crate::report::views::{
     AsOf, BalanceRow, CoverageRow, DlqRow, Envelope, ExposureReport, GapRow, GroupRow, LossDetail, LossItem,
     MessageTimeline, SourceRow, TopicRow,
 };
-use crate::run::{AgentHandle, Clock, Phase, SourceKind, SourceStatus, Status, View};
+use crate::run::{AgentHandle, Clock, OperatorAct, Phase, SourceKind, SourceStatus, Status, View};
 use lifecycle::fact::SentReported;
-use lifecycle::identity::Incarnation;
+use lifecycle::identity::{Incarnation, MessageIdentity, Name, QueueKey};
+use lifecycle::position::Position;
+use std::time::Duration;
+use uuid::Uuid;
 
 /// Evidence this much behind still counts as complete in the metrics: less would flicker under load.
 const LAG_FINE_SECONDS: f64 = 5.0;
+/// How long an answer to a decision waits until the decision shows in it; it is durable before.
+const FOLD_TRIES: u32 = 100;
+const FOLD_WAIT: Duration = Duration::from_millis(20);
 
 /// The running agent, as the routes see it.
 pub struct AgentDesk {
@@ -38,6 +53,50 @@ impl AgentDesk {
             Ok(self.agent.query(|view| around(view, question(view))).await?)
         })
     }
+
+    /// Asks every source where an id is.
+    async fn located(&self, id: String) -> Asked {
+        let query = LocateQuery { what: LocateBy::Id(id.clone()), topic: String::new(), limit: LOCATE_LIMIT };
+        let mut asked = Asked { asked: id.clone(), id, complete: true, ..Asked::default() };
+        for (source, located) in self.agent.locate(query).await {
+            match located {
+                Ok(located) => {
+                    if !located.complete {
+                        asked.silent.push(source.to_string());
+                    }
+                    // an offset message id leads to the client's own
+                    if let Some(place) = located.places.iter().find(|place| !place.unique_id.is_empty()) {
+                        asked.id.clone_from(&place.unique_id);
+                    }
+                    asked.places.extend(located.places.iter().map(|place| (source.clone(), place.identity)));
+                }
+                Err(error) => {
+                    tracing::warn!(%source, %error, "a source did not answer where an id is");
+                    asked.silent.push(source.to_string());
+                }
+            }
+        }
+        asked.complete = asked.silent.is_empty();
+        asked
+    }
+
+    /// Waits until a decision shows in the incident; gives up silently, as it is durable anyway, and an incident that is
+    /// closed already does not change.
+    async fn until_shown(&self, incident: Uuid, operator: String, position: Position) -> Result<(), Problem> {
+        for _ in 0..FOLD_TRIES {
+            let operator = operator.clone();
+            let shown = self.agent.query(move |view| {
+                let history = loss(view.books, view.judge, &incident).map(|detail| detail.history);
+                let last = history.and_then(|history| history.into_iter().next_back());
+                view.books.has_passed(position) && last.is_some_and(|turn| turn.actor == operator)
+            });
+            if shown.await? {
+                break;
+            }
+            tokio::time::sleep(FOLD_WAIT).await;
+        }
+        Ok(())
+    }
 }
 
 /// Puts around an answer what it rests on.
@@ -53,16 +112,12 @@ fn around<T>(view: &View<'_>, data: T) -> Envelope<T> {
         as_of: as_of.collect(),
         complete: sources_behind.is_empty(),
         sources_behind,
-        undecided_messages: 0,
+        undecided_messages: view.books.undecided() + view.judge.questions().given_up,
         data,
     }
 }
 
-fn not_built<'a, T: Send + 'a>(what: &'static str) -> Answer<'a, T> {
-    Box::pin(async move { Err(Problem::busy(format!("{what} is not built yet"))) })
-}
-
-fn source_row(source: &SourceStatus, now_wall_ms: u64) -> SourceRow {
+fn source_row(books: &Books, source: &SourceStatus, now_wall_ms: u64) -> SourceRow {
     SourceRow {
         source: source.name.to_string(),
         kind: match source.kind {
@@ -71,7 +126,7 @@ fn source_row(source: &SourceStatus, now_wall_ms: u64) -> SourceRow {
         }
         .to_owned(),
         incarnation: source.position.incarnation.to_string(),
-        epoch: 0,
+        epoch: books.brokers.get(&source.name).map_or(0, |broker| broker.epoch),
         sequence: source.position.sequence,
         flushed_sequence: source.flushed_sequence,
         up: source.up,
@@ -95,20 +150,70 @@ fn observed_source(source: &SourceStatus, now_wall_ms: u64) -> ObservedSource {
     }
 }
 
-/// What the agent says about itself.
-fn observe_status(status: &Status, now_wall_ms: u64) -> Observed {
-    let checkpoint = &status.checkpoint;
+/// Books, judge and agent in numbers, of one moment.
+fn observe(view: &View<'_>) -> Observed {
+    let now_wall_ms = view.now.wall_ms;
+    let Numbers {
+        messages,
+        topics,
+        mut lost,
+        open_losses,
+        incidents_open,
+        verdicts,
+        undecided_messages,
+        in_flight,
+        oldest_unsettled_age_seconds,
+        dlq_arrivals,
+        dlq_write_failures,
+        dlq_messages,
+        skipped,
+        duplicates,
+        retention_margins,
+        exposed,
+        findings,
+    } = numbers(view.books, view.judge, now_wall_ms);
+    lost.retain(|(class, _)| Class::from_text(class).is_some_and(Class::is_loss));
+    let Status { sources, checkpoint, .. } = view.status;
     let unsaved_ms = match checkpoint.unsaved_since_wall_ms {
         0 => 0,
         since => now_wall_ms.saturating_sub(since),
     };
     Observed {
-        sources: status.sources.iter().map(|source| observed_source(source, now_wall_ms)).collect(),
+        messages,
+        topics,
+        lost,
+        open_losses,
+        incidents_open,
+        verdicts,
+        undecided_messages,
+        sources: sources.iter().map(|source| observed_source(source, now_wall_ms)).collect(),
+        in_flight,
+        oldest_unsettled_age_seconds,
+        dlq_arrivals,
+        dlq_write_failures,
+        dlq_messages,
+        skipped,
+        duplicates,
+        retention_margins,
         checkpoint_age_seconds: unsaved_ms as f64 / 1000.0,
         ledger_rebuilds: checkpoint.rebuilds,
         ledger_rows: checkpoint.rows,
-        ..Observed::default()
+        exposed,
+        findings,
     }
+}
+
+/// `broker/topic/queue/offset`: topics have no slash, brokers might.
+fn place(books: &Books, text: &str) -> Option<(Name, MessageIdentity)> {
+    let mut parts = text.rsplitn(4, '/');
+    let queue_offset = parts.next()?.parse().ok()?;
+    let queue_id = parts.next()?.parse().ok()?;
+    let (topic, broker) = (parts.next()?, parts.next()?);
+    let (source, broker) = books.brokers.get_key_value(broker)?;
+    // of several topics of this name, the one that exists now
+    let (topic, _) = broker.topics.iter().rev().find(|(_, found)| *found.configured.name == *topic)?;
+    let queue = QueueKey { topic: *topic, queue_id };
+    Some((source.clone(), MessageIdentity { queue, queue_offset, epoch_number: 0 }))
 }
 
 fn found(broker: &str, place: Place) -> FoundMessage {
@@ -144,13 +249,26 @@ impl Desk for AgentDesk {
     }
 
     fn observed(&self) -> Answer<'_, Observed> {
-        Box::pin(
-            async move { Ok(self.agent.query(|view| observe_status(view.status, view.now.wall_ms)).await?) },
-        )
+        Box::pin(async move { Ok(self.agent.query(observe).await?) })
     }
 
-    fn message(&self, _id: String) -> Answer<'_, Envelope<MessageTimeline>> {
-        not_built("messages")
+    fn message(&self, id: String) -> Answer<'_, Envelope<MessageTimeline>> {
+        Box::pin(async move {
+            self.ready().map_err(Problem::busy)?;
+            let text = id.clone();
+            let by_place = self.agent.query(move |view| place(view.books, &text)).await?;
+            let asked = match by_place {
+                Some(place) => Asked {
+                    asked: id,
+                    id: String::new(),
+                    places: vec![place],
+                    complete: true,
+                    silent: vec![],
+                },
+                None => self.located(id).await,
+            };
+            self.look(move |view| message(view.books, view.judge, &asked)).await
+        })
     }
 
     fn find(&self, key: String, topic: String) -> Answer<'_, Envelope<Vec<FoundMessage>>> {
@@ -182,44 +300,71 @@ impl Desk for AgentDesk {
         })
     }
 
-    fn losses(&self, _filter: LossFilter) -> Answer<'_, Envelope<Vec<LossItem>>> {
-        not_built("losses")
+    fn losses(&self, filter: LossFilter) -> Answer<'_, Envelope<Vec<LossItem>>> {
+        self.look(move |view| {
+            let mut items = losses(view.judge);
+            items.retain(|item| filter.matches(item));
+            items
+        })
     }
 
-    fn loss(&self, _incident: Incarnation) -> Answer<'_, Option<Envelope<LossDetail>>> {
-        not_built("losses")
+    fn loss(&self, incident: Incarnation) -> Answer<'_, Option<Envelope<LossDetail>>> {
+        let incident = Uuid::from_bytes(incident.0);
+        let look = self.look(move |view| loss(view.books, view.judge, &incident));
+        Box::pin(async move {
+            let Envelope { as_of, complete, sources_behind, undecided_messages, data } = look.await?;
+            Ok(data.map(|data| Envelope { as_of, complete, sources_behind, undecided_messages, data }))
+        })
     }
 
-    fn decide(&self, _decision: Decision) -> Answer<'_, Option<Envelope<LossDetail>>> {
-        not_built("decisions")
+    fn decide(&self, decision: Decision) -> Answer<'_, Option<Envelope<LossDetail>>> {
+        Box::pin(async move {
+            let Decision { incident, action, operator, note } = decision;
+            if self.loss(incident).await?.is_none() {
+                return Ok(None);
+            }
+            let (actor, note) = (operator.as_str().into(), note.as_str().into());
+            let act = OperatorAct { incident, action, actor, note, wall_ms: self.wall_ms() };
+            let position = self.agent.act(act).await?;
+            self.until_shown(Uuid::from_bytes(incident.0), operator, position).await?;
+            self.loss(incident).await
+        })
     }
 
-    fn balance(&self, _scope: Scope) -> Answer<'_, Envelope<Vec<BalanceRow>>> {
-        not_built("balance")
+    fn balance(&self, scope: Scope) -> Answer<'_, Envelope<Vec<BalanceRow>>> {
+        self.look(move |view| {
+            let mut rows = balance(view.books, view.judge);
+            rows.retain(|row| {
+                let Scope { topic, group } = &scope;
+                topic.as_ref().is_none_or(|topic| *topic == row.topic)
+                    && group.as_ref().is_none_or(|group| *group == row.group)
+            });
+            rows
+        })
     }
 
     fn gaps(&self) -> Answer<'_, Envelope<Vec<GapRow>>> {
-        not_built("gaps")
+        self.look(|view| lists::gaps(view.books))
     }
 
-    fn dlq(&self, _group: Option<String>) -> Answer<'_, Envelope<Vec<DlqRow>>> {
-        not_built("dlq")
+    fn dlq(&self, group: Option<String>) -> Answer<'_, Envelope<Vec<DlqRow>>> {
+        self.look(move |view| lists::dlq(view.books, group.as_deref()))
     }
 
     fn topics(&self) -> Answer<'_, Envelope<Vec<TopicRow>>> {
-        not_built("topics")
+        self.look(|view| lists::topics(view.books, view.judge))
     }
 
     fn groups(&self) -> Answer<'_, Envelope<Vec<GroupRow>>> {
-        not_built("groups")
+        self.look(|view| lists::groups(view.books, view.judge, view.now.wall_ms))
     }
 
     fn exposure(&self) -> Answer<'_, Envelope<ExposureReport>> {
-        not_built("exposure")
+        self.look(|view| exposure(view.books, view.now.wall_ms))
     }
 
     fn coverage(&self) -> Answer<'_, Envelope<Vec<CoverageRow>>> {
-        not_built("coverage")
+        self.look(|view| coverage(view.books))
     }
 
     /// Answered before the agent is ready too: it says why it is not.
@@ -227,7 +372,7 @@ impl Desk for AgentDesk {
         Box::pin(async move {
             let rows = |view: &View<'_>| {
                 let now = view.now.wall_ms;
-                view.status.sources.iter().map(|source| source_row(source, now)).collect()
+                view.status.sources.iter().map(|source| source_row(view.books, source, now)).collect()
             };
             Ok(self.agent.query(move |view| around(view, rows(view))).await?)
         })
@@ -245,3 +390,6 @@ impl Desk for AgentDesk {
         (self.clock)().wall_ms
     }
 }
+
+#[cfg(test)]
+mod tests;

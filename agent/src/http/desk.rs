@@ -3,6 +3,7 @@
 
 use crate::http::problem::Problem;
 use crate::metrics::Observed;
+use crate::report::times;
 use crate::report::views::{
     BalanceRow, CoverageRow, DlqRow, Envelope, ExposureReport, GapRow, GroupRow, LossDetail, LossItem,
     MessageTimeline, SourceRow, TopicRow,
@@ -66,6 +67,8 @@ pub struct FoundMessage {
     pub queue_offset: u64,
     pub keys: String,
     pub tags: String,
+    #[serde(rename = "stored_at", with = "times")]
+    #[schema(value_type = String, format = DateTime)]
     pub stored_wall_ms: u64,
 }
 

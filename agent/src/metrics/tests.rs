@@ -1,10 +1,18 @@
 use super::*;
+use crate::fold::Books;
+use crate::fold::class::Class;
+use crate::judge::Judge;
+use crate::judge::verdict::VerdictState;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
 fn metrics() -> Metrics {
     Metrics::new(Registry::new(), "1.2.3").unwrap()
+}
+
+fn judge() -> Judge {
+    Judge::new(Default::default(), Box::new(uuid::Uuid::nil))
 }
 
 fn series(text: &str) -> BTreeMap<String, f64> {
@@ -45,19 +53,40 @@ fn full() -> Observed {
     }
 }
 
+/// The names here are the labels of users' alerts; the judge's own are in its code. They must not drift apart.
+#[test]
+fn the_closed_sets_are_those_of_books_and_judge() {
+    let sorted = |mut names: Vec<&'static str>| {
+        names.sort_unstable();
+        names
+    };
+    assert_eq!(VERDICTS.to_vec(), Class::ALL.map(Class::text).to_vec());
+    let losses = Class::ALL.into_iter().filter(|class| class.is_loss()).map(Class::text).collect();
+    assert_eq!(sorted(LOSSES.to_vec()), sorted(losses));
+    assert_eq!(STATES.to_vec(), VerdictState::ALL.map(VerdictState::text).to_vec());
+    assert_eq!(FINDINGS, crate::report::numbers::FINDINGS);
+    let shown = crate::report::numbers::numbers(&Books::default(), &judge(), 1);
+    let names = |rows: &ByLabel| rows.iter().map(|(name, _)| *name).collect::<Vec<_>>();
+    assert_eq!(names(&shown.messages), STAGES);
+    assert_eq!(names(&shown.in_flight), IN_FLIGHT);
+    assert_eq!(names(&shown.duplicates), DUPLICATE_CAUSES);
+    assert_eq!(names(&shown.exposed), RISKS);
+    assert_eq!(names(&shown.findings), FINDINGS);
+}
+
 #[test]
 fn every_series_of_a_closed_set_is_there_before_anything_happened() {
     let series = series(&metrics().render(&Observed::default()).unwrap());
     let mut wanted = Vec::new();
     wanted.extend(STAGES.map(|stage| format!("losstrace_messages_total{{stage=\"{stage}\"}}")));
     for verdict in VERDICTS {
-        wanted.push(format!("losstrace_messages_lost_total{{verdict=\"{verdict}\"}}"));
         wanted.push(format!("losstrace_incidents_open{{verdict=\"{verdict}\"}}"));
         wanted.extend(
             STATES
                 .map(|state| format!("losstrace_verdicts_total{{state=\"{state}\",verdict=\"{verdict}\"}}")),
         );
     }
+    wanted.extend(LOSSES.map(|verdict| format!("losstrace_messages_lost_total{{verdict=\"{verdict}\"}}")));
     wanted.extend(IN_FLIGHT.map(|stage| format!("losstrace_in_flight_messages{{stage=\"{stage}\"}}")));
     wanted.extend(DUPLICATE_CAUSES.map(|cause| format!("losstrace_duplicates_total{{cause=\"{cause}\"}}")));
     wanted.extend(RISKS.map(|risk| format!("losstrace_exposed_messages{{risk=\"{risk}\"}}")));
