@@ -44,9 +44,11 @@ pub(super) fn read(
     };
     let topic = names::topic(first.topic.as_ref())?;
     let queue = queue(first);
+    for other in request.messages.iter().skip(1) {
+        check_alike(other, &topic, queue)?;
+    }
     let mut messages = Vec::with_capacity(request.messages.len());
     for message in request.messages {
-        check_alike(&message, &topic, queue)?;
         messages.push(rules.message(message, caller)?);
     }
     Ok(SendMessages {
