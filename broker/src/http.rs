@@ -71,8 +71,10 @@ pub async fn serve(
     remoting: Arc<RemotingStats>,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let name = look(&core, |core| (core.config().cluster.clone(), core.config().broker_name.clone()));
-    let (cluster, broker_name) = name.await.map_err(|_| ServeError::Stopping)?;
+    // the first turn may take as long as it likes
+    let ask = |core: &mut Core| (core.config().cluster.clone(), core.config().broker_name.clone());
+    let who = |reply: ReplyFn<(String, String)>| Request::Look(Box::new(move |core, _| reply(ask(core))));
+    let (cluster, broker_name) = core.call(who).await.map_err(|_| ServeError::Stopping)?;
     let metrics = Metrics::new(prometheus::Registry::new(), &cluster, &broker_name)?;
     let door = Arc::new(Door { core, remoting, metrics, scrapes: Semaphore::new(SCRAPES_MAX) });
     let router = Router::new()
@@ -95,7 +97,7 @@ pub async fn serve(
 /// `/metrics`.
 async fn show_metrics(State(door): State<Arc<Door>>) -> Result<Response, NotReady> {
     let _permit = door.scrapes.try_acquire().map_err(|_| NotReady::Busy)?;
-    let mut observed = look(&door.core, |core| Observed::of(core)).await?;
+    let mut observed = look(&door.core, Observed::of).await?;
     let runtime = answer(door.core.call(|reply| Request::Query(Query::Runtime, reply))).await?;
     if let Ok(QueryAnswer::Runtime(runtime)) = runtime {
         observed.disk_ratio = runtime.disk_ratio;
