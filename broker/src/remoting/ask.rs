@@ -80,9 +80,26 @@ impl Ask {
         self.request.code != request::PULL_MESSAGE
     }
 
-    /// An answer with this code, to be filled. Java's answers always have `extFields`, and some clients look into it.
+    /// An answer with this code, to be filled. Where Java has a header class for the answer, `extFields` is there even when
+    /// empty, and some clients look into it without asking.
     pub(super) fn response(&self, code: i32) -> Command {
-        Command::response_to(&self.request, code).with_empty_fields()
+        let response = Command::response_to(&self.request, code);
+        match self.request.code {
+            request::SEND_MESSAGE
+            | request::SEND_MESSAGE_V2
+            | request::SEND_BATCH_MESSAGE
+            | request::PULL_MESSAGE
+            | request::QUERY_MESSAGE
+            | request::QUERY_CONSUMER_OFFSET
+            | request::UPDATE_CONSUMER_OFFSET
+            | request::SEARCH_OFFSET_BY_TIMESTAMP
+            | request::GET_MAX_OFFSET
+            | request::GET_MIN_OFFSET
+            | request::GET_EARLIEST_MSG_STORETIME
+            | request::UNREGISTER_CLIENT
+            | request::GET_CONSUMER_LIST_BY_GROUP => response.with_empty_fields(),
+            _ => response,
+        }
     }
 
     pub(super) fn answer(self, answer: Command) {

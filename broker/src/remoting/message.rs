@@ -50,11 +50,13 @@ pub(super) fn by_key(session: &mut Session, command: &Command, ask: Ask) {
 }
 
 fn answer_found(answer: Answer<QueryAnswer>, ask: Ask) {
-    let found = match answer {
+    let mut found = match answer {
         Ok(QueryAnswer::Messages(found)) => found,
         Ok(_) | Err(Refusal::MessageNotFound) => Vec::new(),
         Err(refusal) => return ask.reject(refusal),
     };
+    // the newest were chosen; clients get them in the order they were stored
+    found.sort_by_key(|message| message.commitlog_offset);
     let records: Vec<Bytes> = found.iter().map(|message| message.record.clone()).collect();
     let answer = latest(&found).encode(&ask.request, !records.is_empty());
     ask.answer_with(answer, &records);
@@ -62,7 +64,7 @@ fn answer_found(answer: Answer<QueryAnswer>, ask: Ask) {
 
 /// How far the index reaches, told by the last message found: clients only show it.
 fn latest(found: &[FoundMessage]) -> QueryMessageResponse {
-    let last = found.iter().max_by_key(|message| message.commitlog_offset);
+    let last = found.last();
     let stored = last.and_then(|message| StoredMessage::decode(&message.record).ok());
     QueryMessageResponse {
         index_last_update_timestamp_ms: stored.map_or(0, |(message, _)| message.store_timestamp_ms),

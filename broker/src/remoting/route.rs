@@ -29,7 +29,7 @@ pub(super) fn topic_route(session: &mut Session, command: &Command, ask: Ask) {
         let reply = Box::new(move |answer| match answer {
             Ok(QueryAnswer::Topic(info)) => ask.succeed_with(route_of(&edge, &info)),
             Ok(_) | Err(Refusal::TopicNotFound(_)) => {
-                let answer = topic_not_exist(&ask.request, &topic).with_empty_fields();
+                let answer = topic_not_exist(&ask.request, &topic);
                 ask.answer(answer);
             }
             Err(refusal) => ask.reject(refusal),
