@@ -218,8 +218,7 @@ mod tests {
 
     #[test]
     fn all_problems_are_told_at_once() {
-        let mut config = AgentConfig::default();
-        config.reader = "a b".into();
+        let mut config = AgentConfig { reader: "a b".into(), ..Default::default() };
         config.checkpoint.facts = 1;
         config.checkpoint.verdict_interval_ms = 2_000;
         let feed = |name: &str, url: &str| FeedConfig { name: name.into(), url: url.into() };

@@ -189,7 +189,7 @@ mod tests {
             let now = Now { mono_ms: n, wall_ms: n };
             encoder.encode(
                 now,
-                (n - 1) % reset_every == 0,
+                (n - 1).is_multiple_of(reset_every),
                 &[Fact::JournalFlushed { sequence: n }],
                 &mut out,
             );

@@ -61,13 +61,16 @@ impl Witness {
     }
 }
 
-/// Everything said so far.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct History {
-    /// Records in order.
-    pub records: Vec<Record>,
-    /// What is wrong with the log, for people; empty: nothing.
-    pub damage: Vec<String>,
+/// Where the log is, and what its end was last known to be.
+pub struct Opening {
+    /// The disk.
+    pub disk: Arc<dyn Disk>,
+    /// The log's folder.
+    pub dir: PathBuf,
+    /// This run of the agent.
+    pub incarnation: Incarnation,
+    /// The end as the ledger has it.
+    pub witness: Option<Witness>,
 }
 
 /// The log's one writer.
@@ -78,31 +81,28 @@ pub struct VerdictLog {
 }
 
 impl VerdictLog {
-    /// Opens the log, reads all of it, and compares with the witness.
-    pub fn open(
-        disk: Arc<dyn Disk>,
-        dir: PathBuf,
-        incarnation: Incarnation,
-        witness: Option<Witness>,
-    ) -> Result<(Self, History), StoreError> {
+    /// Opens the log, hands every record to `take`, and compares with the witness. Returns what is wrong with the log, for
+    /// people; nothing when it is whole.
+    pub fn open(opening: Opening, take: impl FnMut(Record)) -> Result<(Self, Vec<String>), StoreError> {
+        let Opening { disk, dir, incarnation, witness } = opening;
         prepare(disk.as_ref(), &dir)?;
         let (journal, report) = Journal::open(disk, JournalConfig::new(dir), incarnation, 0)?;
-        let mut reading = Reading { history: History::default(), end: Witness::default(), witness };
+        let mut reading = Reading { take, damage: Vec::new(), end: Witness::default(), witness };
         let mut reader = journal.view().read_all()?;
         while let Some(item) = reader.next()? {
             reading.take(item);
         }
         for path in report.unreadable {
-            reading.history.damage.push(format!("verdict log: {} cannot be read", path.display()));
+            reading.damage.push(format!("verdict log: {} cannot be read", path.display()));
         }
         if let Some(witness) = witness
             && witness.count > reading.end.count
         {
             let Witness { count, .. } = reading.end;
             let missing = witness.count - count;
-            reading.history.damage.push(format!("verdict log: {missing} records are missing at its end"));
+            reading.damage.push(format!("verdict log: {missing} records are missing at its end"));
         }
-        Ok((VerdictLog { journal, end: reading.end, poisoned: false }, reading.history))
+        Ok((VerdictLog { journal, end: reading.end, poisoned: false }, reading.damage))
     }
 
     /// Appends records; all are durable at return. Any error is fatal for the log.
@@ -131,13 +131,14 @@ impl VerdictLog {
     }
 }
 
-struct Reading {
-    history: History,
+struct Reading<T> {
+    take: T,
+    damage: Vec<String>,
     end: Witness,
     witness: Option<Witness>,
 }
 
-impl Reading {
+impl<T: FnMut(Record)> Reading<T> {
     fn take(&mut self, item: JournalItem<'_>) {
         match item {
             JournalItem::Frame { payload, .. } => self.take_record(payload),
@@ -154,7 +155,7 @@ impl Reading {
                 if before != self.end.hash {
                     self.damaged("does not follow from the record before it");
                 }
-                self.history.records.push(record);
+                (self.take)(record);
             }
             None => self.damaged("is not a record of this version"),
         }
@@ -168,7 +169,7 @@ impl Reading {
     }
 
     fn damaged(&mut self, what: &str) {
-        self.history.damage.push(format!("verdict log, near record {}: {what}", self.end.count + 1));
+        self.damage.push(format!("verdict log, near record {}: {what}", self.end.count + 1));
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::config::AgentConfig;
 use crate::fold::Books;
+use crate::ingest::intake::Gap;
 use crate::judge::deadlines::Deadlines;
 use crate::judge::questions::Question;
 use crate::judge::verdict::VerdictEvent;
@@ -70,6 +71,16 @@ impl Core {
     /// Folds one frame.
     pub fn apply(&mut self, source: &Name, position: Position, frame: &Frame) {
         self.books.apply(source, position, frame);
+    }
+
+    /// Evidence will never come.
+    pub fn lose(&mut self, source: &Name, gap: &Gap) {
+        self.books.note_gap(source, gap.incarnation, gap.from, gap.to);
+    }
+
+    /// Gaps in a source's evidence, ever.
+    pub fn gaps(&self, source: &str) -> u64 {
+        self.books.brokers.get(source).map_or(0, |books| books.gap_count)
     }
 
     /// Learns what was said before.

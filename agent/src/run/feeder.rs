@@ -3,7 +3,7 @@
 
 use super::core::Core;
 use super::status::SourceStatus;
-use crate::ingest::intake::{Intake, Step, Want};
+use crate::ingest::intake::{Gap, Intake, Step, UNKNOWN_END, Want};
 use crate::ingest::pump::{EventKind, Order};
 use crate::ingest::{Snapshot, SourceError};
 use lifecycle::clock::Now;
@@ -32,8 +32,6 @@ pub struct Feeder {
 impl Feeder {
     /// A source whose pump listens on `orders`.
     pub fn new(status: SourceStatus, intake: Intake, orders: mpsc::Sender<Order>) -> Self {
-        let mut status = status;
-        status.position = intake.position();
         Feeder { status, intake, orders, generation: 0, unsent: None, run_ended_ms: None, steps: Vec::new() }
     }
 
@@ -65,7 +63,7 @@ impl Feeder {
             EventKind::Snapshot(snapshot) => facts = self.take_snapshot(snapshot, core),
             EventKind::Down(error) => self.down(error),
         }
-        self.refresh(now);
+        self.refresh(core, now);
         facts
     }
 
@@ -85,7 +83,7 @@ impl Feeder {
             self.intake.held.release_old(self.intake.position().incarnation);
             self.run_ended_ms = None;
         }
-        self.refresh(now);
+        self.refresh(core, now);
         facts
     }
 
@@ -114,17 +112,22 @@ impl Feeder {
 
     fn take_snapshot(&mut self, snapshot: Snapshot, core: &mut Core) -> u64 {
         let fresh = self.intake.position().incarnation == Incarnation::NONE;
-        if fresh && snapshot.history_complete {
+        let mut facts = 0;
+        if !fresh {
+            tracing::error!(source = %self.status.name, "position is gone, beginning again from a snapshot");
+            let Position { incarnation, sequence } = self.intake.position();
+            let same_run = incarnation == snapshot.position.incarnation;
+            let to = if same_run { snapshot.position.sequence } else { UNKNOWN_END };
+            let text = "the source does not keep them any more";
+            core.lose(&self.status.name, &Gap { incarnation, from: sequence + 1, to, text });
+            facts += 1;
+        }
+        if snapshot.history_complete {
             self.intake.advance(snapshot.oldest);
             self.read();
-            return 0;
-        }
-        if !fresh {
-            self.status.gaps += 1;
-            tracing::error!(source = %self.status.name, "position is gone, beginning again from a snapshot");
+            return facts;
         }
         let mut decoder = FrameDecoder::new();
-        let mut facts = 0;
         for payload in &snapshot.frames {
             match decoder.decode(payload) {
                 Ok(frame) => {
@@ -132,8 +135,9 @@ impl Feeder {
                     core.apply(&self.status.name, snapshot.position, &frame);
                 }
                 Err(error) => {
-                    tracing::error!(source = %self.status.name, %error, "snapshot frame cannot be decoded");
-                    self.status.gaps += 1;
+                    // later frames of the snapshot lean on it: begin again
+                    self.down(SourceError::Protocol(format!("snapshot: {error}")));
+                    return facts;
                 }
             }
         }
@@ -152,7 +156,8 @@ impl Feeder {
                     core.apply(&self.status.name, position, &frame);
                 }
                 Step::Gap(gap) => {
-                    self.status.gaps += 1;
+                    core.lose(&self.status.name, &gap);
+                    facts += 1;
                     tracing::error!(source = %self.status.name, ?gap, "evidence is missing");
                 }
                 Step::RunEnded { .. } => self.run_ended_ms = Some(now.mono_ms),
@@ -161,11 +166,12 @@ impl Feeder {
         facts
     }
 
-    fn refresh(&mut self, now: Now) {
+    fn refresh(&mut self, core: &Core, now: Now) {
         let status = &mut self.status;
         status.position = self.intake.position();
         status.head_sequence = self.intake.head_sequence;
         status.flushed_sequence = self.intake.flushed_sequence;
+        status.gaps = core.gaps(&status.name);
         status.hole = self.intake.has_hole();
         status.caught_up = self.intake.caught_up();
         if status.caught_up {

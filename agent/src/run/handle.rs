@@ -107,7 +107,8 @@ impl AgentHandle {
     /// Asks every broker source at once; one answer per source, in order of name.
     pub async fn locate(&self, query: LocateQuery) -> Vec<(Name, Result<Located, SourceError>)> {
         let mut calls = tokio::task::JoinSet::new();
-        for source in self.sources.iter().cloned() {
+        for source in self.sources.iter() {
+            let source = source.clone();
             let query = query.clone();
             calls.spawn(async move {
                 let late = SourceError::Unavailable("no answer in time".into());

@@ -9,7 +9,7 @@ use crate::ingest::intake::{Intake, Step};
 use crate::ledger::checkpoint::{Stores, WITNESS_KEY};
 use crate::ledger::evidence_log::{self, EvidenceLog};
 use crate::ledger::raw_frames::{RawFrames, RawSource};
-use crate::ledger::verdict_log::{Record, RecordKind, VerdictLog, Witness};
+use crate::ledger::verdict_log::{Opening, Record, RecordKind, VerdictLog, Witness};
 use crate::ledger::{Change, LedgerError, OpenedLedger};
 use lifecycle::identity::{Incarnation, Name};
 use std::sync::Arc;
@@ -72,7 +72,6 @@ pub fn load(place: &Place<'_>, ledger: OpenLedger, sources: &[Name]) -> Result<L
     let witness = opened.rows.iter().find(|(key, _)| key == WITNESS_KEY);
     let witness = witness.and_then(|(_, value)| Witness::decode(value));
     let folder = |name: &str| config.data_dir.join(name);
-    let (verdicts, history) = VerdictLog::open(disk.clone(), folder("verdicts"), *incarnation, witness)?;
     let (raw, raw_sources) = RawFrames::open(disk.clone(), folder("raw"))?;
     let evidence =
         EvidenceLog::open(disk.clone(), folder("evidence"), *incarnation, config.logs.evidence_bytes_max)?;
@@ -84,13 +83,16 @@ pub fn load(place: &Place<'_>, ledger: OpenLedger, sources: &[Name]) -> Result<L
         stale = opened.rows.iter().map(|(key, _)| (key.clone(), None)).collect();
         Core::new(config)
     });
-    let mut damage = history.damage;
-    for (index, record) in history.records.iter().enumerate() {
-        if let Err(error) = core.restore(record) {
-            damage.push(format!("verdict log, record {}: {error}", index + 1));
-        }
+    let mut unknown = 0u64;
+    let mut rebuilds = 0;
+    let opening = Opening { disk: disk.clone(), dir: folder("verdicts"), incarnation: *incarnation, witness };
+    let (verdicts, mut damage) = VerdictLog::open(opening, |record| {
+        rebuilds += u64::from(record.kind == RecordKind::LedgerRebuilt);
+        unknown += u64::from(core.restore(&record).is_err());
+    })?;
+    if unknown > 0 {
+        damage.push(format!("verdict log: {unknown} verdicts are not understood"));
     }
-    let mut rebuilds = history.records.iter().filter(|r| r.kind == RecordKind::LedgerRebuilt).count() as u64;
     let mut records = Vec::new();
     if let Some(reason) = rebuilt {
         tracing::error!(%reason, "ledger could not be used, building it again");
@@ -127,12 +129,14 @@ fn replay_evidence(core: &mut Core, log: &EvidenceLog) -> Result<(SourceStatus, 
             status.last_frame_wall_ms = frame.now.wall_ms;
         }
         Step::Gap(gap) => {
-            status.gaps += 1;
+            core.lose(&name, &gap);
+            facts += 1;
             tracing::error!(?gap, "reports of producers are gone");
         }
         Step::RunEnded { .. } => {}
     })?;
     status.position = core.position_of(&name).unwrap_or(status.position);
+    status.gaps = core.gaps(&name);
     status.head_sequence = status.position.sequence;
     status.flushed_sequence = status.position.sequence;
     (status.up, status.caught_up) = (true, true);

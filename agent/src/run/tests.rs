@@ -417,13 +417,75 @@ async fn a_ledger_that_is_gone_is_built_again_from_the_feed() {
     let handle = start(&disk, &ledger, &source);
     handle.report_sent(vec![report("a")]).await.unwrap();
     settle(&handle).await.unwrap();
+    assert_eq!(never_stored(&handle).await, 1);
     stop(handle).await;
     ledger.wipe();
     let handle = start(&disk, &ledger, &source);
     let status = settle(&handle).await.unwrap();
     assert_eq!(stored(&handle).await, EXPECTED);
+    assert_eq!(never_stored(&handle).await, 1, "counted once, by the verdict log");
     assert!(status.sources.last().unwrap().position.sequence > 0, "the evidence log was read again");
     stop(handle).await;
+}
+
+/// The real ledger on a real disk: damage is noticed, counted, and costs nothing but time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_sled_is_built_again_and_said_so_for_good() {
+    let root = tempfile::tempdir().unwrap();
+    let source = two_runs();
+    let begin = || {
+        let mut config = config();
+        config.data_dir = root.path().into();
+        let mut incarnation = [0xB0; 16];
+        incarnation[8..].copy_from_slice(&STARTS.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+        let origin = tokio::time::Instant::now();
+        let clock = move || {
+            let mono_ms = origin.elapsed().as_millis() as u64;
+            Now { mono_ms, wall_ms: 1_700_000_000_000 + mono_ms }
+        };
+        let environment = Environment {
+            clock: Arc::new(clock),
+            disk: Arc::new(store::disk_os::OsDisk),
+            incarnation: Incarnation(incarnation),
+            sources: vec![Arc::new(source.clone())],
+            ledger: None,
+        };
+        Agent::start(config, environment).unwrap()
+    };
+    for round in 0..4u64 {
+        let handle = begin();
+        let status = settle(&handle).await.unwrap();
+        assert_eq!(stored(&handle).await, EXPECTED);
+        assert_eq!(status.checkpoint.rebuilds, round.div_ceil(2), "round {round}");
+        assert!(status.checkpoint.rows > 0);
+        stop(handle).await;
+        if round % 2 == 0 {
+            let file = root.path().join("ledger/db");
+            let mut bytes = std::fs::read(&file).unwrap();
+            for byte in bytes.iter_mut().filter(|byte| **byte != 0).step_by(50) {
+                *byte ^= 0x55;
+            }
+            std::fs::write(&file, bytes).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_position_that_is_gone_is_a_gap_for_good_and_the_agent_goes_on() {
+    let (disk, ledger, source) = (SimDisk::new(), MemoryLedger::new(), two_runs());
+    let handle = start(&disk, &ledger, &source);
+    settle(&handle).await.unwrap();
+    stop(handle).await;
+    // somebody replaced the broker's folder
+    source.0.lock().unwrap().runs = vec![(run_of(3), journal(3, 5, 0, None))];
+    for _ in 0..2 {
+        let handle = start(&disk, &ledger, &source);
+        let status = settle(&handle).await.unwrap();
+        let broker = &status.sources[0];
+        assert_eq!((broker.gaps, broker.position.incarnation, broker.position.sequence), (1, run_of(3), 6));
+        assert!(!broker.complete());
+        stop(handle).await;
+    }
 }
 
 /// The broker loses the unflushed end of its journal in a power cut while the agent is down.

@@ -12,8 +12,17 @@ fn record(text: &str) -> Record {
     Record { kind: RecordKind::Verdict, body: text.as_bytes().to_vec() }
 }
 
+#[derive(Debug)]
+struct History {
+    records: Vec<Record>,
+    damage: Vec<String>,
+}
+
 fn open(disk: &SimDisk, n: u8, witness: Option<Witness>) -> (VerdictLog, History) {
-    VerdictLog::open(Arc::new(disk.clone()), DIR.into(), run(n), witness).unwrap()
+    let opening = Opening { disk: Arc::new(disk.clone()), dir: DIR.into(), incarnation: run(n), witness };
+    let mut records = Vec::new();
+    let (log, damage) = VerdictLog::open(opening, |record| records.push(record)).unwrap();
+    (log, History { records, damage })
 }
 
 fn texts(history: &History) -> Vec<String> {
@@ -135,5 +144,19 @@ fn nothing_is_said_before_it_is_durable() {
         let texts = texts(&history);
         assert!(texts == ["before"] || texts == ["before", "now"]);
         assert!(!told || texts.len() == 2, "told and lost after {effects} effects");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn records_and_witnesses_survive_and_no_bytes_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..90)) {
+        let record = Record { kind: RecordKind::Verdict, body: bytes.clone() };
+        proptest::prop_assert_eq!(decode(&encode(&record, &[7; HASH_BYTES])), Some((record, [7; HASH_BYTES])));
+        if let Some((record, before)) = decode(&bytes) {
+            proptest::prop_assert_eq!(encode(&record, &before), bytes.clone());
+        }
+        if let Some(witness) = Witness::decode(&bytes) {
+            proptest::prop_assert_eq!(witness.encode(), bytes);
+        }
     }
 }
