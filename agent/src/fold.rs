@@ -4,6 +4,7 @@
 //!
 //! Settled history costs nothing: a group's debts below its floor are numbers, what lies above are runs with marks.
 
+pub mod balance;
 pub mod broker;
 pub mod class;
 pub mod dead_letters;
@@ -150,3 +151,6 @@ impl Totals {
         ]
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

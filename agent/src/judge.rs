@@ -142,17 +142,24 @@ impl Judge {
     }
 
     /// A hash of what was decided: equal for equal evidence, whatever the order and grouping it came in. Ids of incidents,
-    /// times of the agent and the wording of evidence are left out.
+    /// times of the agent, the wording of evidence and suspicions that came to nothing are left out.
     pub fn verdict_hash(&self) -> [u8; 32] {
         use sha2::{Digest, Sha256};
-        let mut lines: Vec<String> = self.incidents.values().map(|i| line(&i.verdict)).collect();
-        lines.sort();
+        let lines = self.decided();
         let mut hash = Sha256::new();
         for text in lines {
             hash.update(text.as_bytes());
             hash.update(b"\n");
         }
         hash.finalize().into()
+    }
+
+    fn decided(&self) -> Vec<String> {
+        let verdicts = self.incidents.values().map(|incident| &incident.verdict);
+        let mut lines: Vec<String> =
+            verdicts.filter(|v| v.state != VerdictState::Withdrawn).map(line).collect();
+        lines.sort();
+        lines
     }
 
     /// The incident with this key that may still grow, opened when there is none. `span` that one of the same cause knows
@@ -327,6 +334,11 @@ fn line(verdict: &Verdict) -> String {
     verdict.confirmed_wall_ms = 0;
     verdict.history.clear();
     verdict.evidence.clear();
+    // the spans name the topics' incarnations already
+    verdict.topics.clear();
     verdict.ids.sort();
     serde_json::to_string(&verdict).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

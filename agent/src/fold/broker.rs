@@ -119,6 +119,8 @@ pub struct StoreBook {
 /// What must be written to the ledger again.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Stale {
+    /// A group that was deleted (and perhaps created again since): first of all, its old rows go.
+    GroupGone(Name),
     /// A topic.
     Topic(TopicIncarnation),
     /// The queues of a topic, 64 together.

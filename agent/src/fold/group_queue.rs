@@ -126,6 +126,8 @@ pub struct GroupQueue {
     pub failed_copies: BTreeMap<u64, CopyReason>,
     /// Whether its row is out of date.
     pub dirty: bool,
+    /// Whether none of its rows was ever written.
+    pub fresh: bool,
 }
 
 impl GroupQueue {
@@ -136,6 +138,7 @@ impl GroupQueue {
             position: start,
             floor: start,
             before_membership: start.saturating_sub(min),
+            fresh: true,
             ..Default::default()
         }
     }
@@ -204,6 +207,9 @@ impl GroupQueue {
 
     /// Handed to a member.
     pub fn delivered(&mut self, from: u64, to: u64, lease: (u32, u64), out: &mut Vec<Change>) {
+        if from >= to {
+            return;
+        }
         if from < self.floor {
             out.push(Change::Redelivered(Redelivery::Rebalance, self.floor.min(to) - from));
         }

@@ -149,12 +149,12 @@ impl Queue {
                 self.truncations.remove(0);
             }
             self.max = end;
+            self.lost += self.bad.missing(end.max(self.min), old_max).len();
             self.min = self.min.min(end);
             self.untrusted_below = self.untrusted_below.min(end);
             self.times.retain(|(offset, _)| *offset < end);
             self.epochs.retain(|(offset, _)| *offset < end || *offset == 0);
             self.bad.remove(end, u64::MAX);
-            self.lost += old_max - end.max(self.min);
         }
         self.min = self.min.max(min.min(end));
         (end, old_max)
@@ -164,6 +164,9 @@ impl Queue {
     pub fn expire(&mut self, to: u64) -> u64 {
         let to = to.min(self.max);
         let gone = to.saturating_sub(self.min);
+        if gone == 0 {
+            return 0;
+        }
         self.min = self.min.max(to);
         self.expired += gone;
         let keep_from = self.times.partition_point(|(offset, _)| *offset <= self.min).saturating_sub(1);

@@ -72,6 +72,7 @@ impl BrokerBooks {
         self.stale.insert(Stale::Group(name.clone()));
         let books = self.groups.entry(name.clone()).or_default();
         books.active_wall_ms = wall_ms;
+        books.dirty = true;
         books
     }
 
@@ -87,6 +88,10 @@ impl BrokerBooks {
         let Some(members) = self.groups.get_mut(group) else { return false };
         let Some(books) = members.queues.get_mut(&key) else { return false };
         members.active_wall_ms = self.now.wall_ms;
+        if !members.dirty {
+            members.dirty = true;
+            self.stale.insert(Stale::Group(group.clone()));
+        }
         if !books.dirty {
             books.dirty = true;
             self.stale.insert(Stale::GroupQueues(group.clone(), key.topic, key.queue_id / QUEUES_PER_ROW));
@@ -177,6 +182,7 @@ impl BrokerBooks {
             let row = key.queue_id / QUEUES_PER_ROW;
             self.stale.insert(Stale::GroupQueues(group.clone(), key.topic, row));
         }
+        self.stale.insert(Stale::GroupGone(group.clone()));
         self.stale.insert(Stale::Group(group.clone()));
     }
 
@@ -255,16 +261,26 @@ impl BrokerBooks {
             self.totals.unmatched += 1;
             return;
         };
-        queue.reuse_watch |= to > queue.max;
         let bounds = Self::bounds(queue);
+        if to > queue.max && !queue.reuse_watch {
+            queue.reuse_watch = true;
+            self.queue_changed(key);
+        }
         let Some(books) = self.groups.get_mut(group) else { return };
         books.active_wall_ms = self.now.wall_ms;
+        if !books.dirty {
+            books.dirty = true;
+            self.stale.insert(Stale::Group(group.clone()));
+        }
         let Some(books) = books.queues.get_mut(&key) else {
             self.totals.unmatched += 1;
             return;
         };
-        books.dirty = true;
-        self.stale.insert(Stale::GroupQueues(group.clone(), key.topic, key.queue_id / QUEUES_PER_ROW));
+        if !books.dirty {
+            books.dirty = true;
+            let row = key.queue_id / QUEUES_PER_ROW;
+            self.stale.insert(Stale::GroupQueues(group.clone(), key.topic, row));
+        }
         books.moved(from, to, reason, bounds, &mut self.changes);
         self.pass_on(group, key, actor);
     }

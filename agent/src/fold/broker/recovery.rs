@@ -20,14 +20,18 @@ impl BrokerBooks {
         let mut lost: BTreeMap<QueueKey, Ranges> = BTreeMap::new();
         for (key, (min, end)) in &cuts {
             let Some(queue) = self.queues.get(key) else { continue };
-            let gone = if *end < queue.max { queue.by_epoch(*end, queue.max) } else { Vec::new() };
+            let gone = queue.by_epoch((*end).max(queue.min), queue.max);
             let remade = copies.get(key).cloned().unwrap_or_default();
-            for (a, b, epoch) in gone {
-                self.store.lost += b - a;
-                for (from, to) in remade.missing(a, b).iter() {
-                    spans.push(Span { queue: *key, from, to, epoch });
+            // bad records were lost, and told, at an earlier recovery
+            let mut silent = queue.bad.clone();
+            for (a, b, epoch) in &gone {
+                self.store.lost += silent.missing(*a, *b).len();
+                silent.union(&remade);
+                for (from, to) in silent.missing(*a, *b).iter() {
+                    spans.push(Span { queue: *key, from, to, epoch: *epoch });
                     lost.entry(*key).or_default().insert(from, to);
                 }
+                silent = queue.bad.clone();
             }
             self.cut_queue(*key, (*min, *end), closed_epoch, &remade);
         }

@@ -33,6 +33,7 @@ impl BrokerBooks {
         saved.save(Key::new(Kind::Head, name).0, Some(&encode(|bytes| self.put_head(bytes))), out);
         for stale in stale_set(self) {
             match stale {
+                Stale::GroupGone(group) => forget_group(name, &group, saved, out),
                 Stale::Topic(topic) => self.save_topic(name, topic, saved, out),
                 Stale::Queues(topic, row) => self.save_queues(name, (topic, row), saved, out),
                 Stale::Group(group) => self.save_group(name, &group, saved, out),
@@ -155,11 +156,6 @@ impl BrokerBooks {
         let key = Key::new(Kind::Group, name).text(group).0;
         let Some(books) = self.groups.get_mut(group) else {
             saved.save(key, None, out);
-            for kind in [Kind::Marks, Kind::DeadLetters] {
-                for key in saved.with_prefix(&Key::new(kind, name).text(group).0) {
-                    saved.save(key, None, out);
-                }
-            }
             return;
         };
         books.dirty = false;
@@ -196,7 +192,8 @@ impl BrokerBooks {
                 inlined.put(&mut bytes);
                 if std::mem::take(&mut books.dirty) {
                     let prefix = Key::new(Kind::Marks, name).text(group).u64(topic.0).u32(key.queue_id).0;
-                    save_marks(&mut books.marks, inline, prefix, (saved, out));
+                    let all = std::mem::take(&mut books.fresh);
+                    save_marks(&mut books.marks, (inline, all), prefix, (saved, out));
                 }
             }
         }
@@ -321,7 +318,17 @@ impl BrokerBooks {
     }
 }
 
-fn save_marks(marks: &mut Marks, inline: bool, prefix: Vec<u8>, to: (&mut Saved, &mut Vec<RowChange>)) {
+fn forget_group(name: &Name, group: &Name, saved: &mut Saved, out: &mut Vec<RowChange>) {
+    for kind in [Kind::Group, Kind::GroupQueues, Kind::Marks, Kind::DeadLetters] {
+        for key in saved.with_prefix(&Key::new(kind, name).text(group).0) {
+            saved.save(key, None, out);
+        }
+    }
+}
+
+/// `how`: whether the runs lie inline, and whether every window is to be written, not only what was touched.
+fn save_marks(marks: &mut Marks, how: (bool, bool), prefix: Vec<u8>, to: (&mut Saved, &mut Vec<RowChange>)) {
+    let (inline, all) = how;
     let (saved, out) = to;
     let mut windows = marks.take_touched();
     let existing = saved.with_prefix(&prefix);
@@ -331,7 +338,11 @@ fn save_marks(marks: &mut Marks, inline: bool, prefix: Vec<u8>, to: (&mut Saved,
         }
         return;
     }
-    if existing.is_empty() {
+    if all {
+        let old = existing.iter().filter_map(|key| key.last_chunk::<8>());
+        windows = old.map(|bytes| u64::from_be_bytes(*bytes)).collect();
+        windows.extend(marks.iter().map(|(from, _, _)| from / WINDOW));
+    } else if existing.is_empty() {
         windows = marks.iter().map(|(from, _, _)| from / WINDOW).collect();
     }
     for window in windows {

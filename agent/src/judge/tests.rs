@@ -1,0 +1,736 @@
+//! Each class fires exactly, with the right offsets and ids, and what is not a loss stays silent.
+
+mod streams;
+mod world;
+
+use super::*;
+use crate::fold::class::Class;
+use lifecycle::fact::*;
+use lifecycle::identity::*;
+use lifecycle::ids::IdColumn;
+use lifecycle::ranges::Ranges;
+use verdict::VerdictState::{self, Accepted, Acknowledged, Confirmed, Suspected, Withdrawn};
+use world::*;
+
+#[test]
+fn a_power_cut_is_one_incident_with_every_lost_id() {
+    let mut w = World::new();
+    w.send(3);
+    w.flush();
+    w.send(2);
+    w.consume(ORDERS, 0, 3);
+    w.restart(false, &[(ORDERS, 3)], 0);
+    let verdict = w.only(Class::StoredNotFlushedLost, Confirmed);
+    assert_eq!(spans(verdict), vec![(ORDERS, 3, 5, 1)]);
+    assert_eq!(verdict.ids, vec!["id-3", "id-4"]);
+    assert_eq!((verdict.messages, verdict.epoch), (2, 1));
+    assert_eq!(verdict.cause.setting, "flushDiskType=ASYNC_FLUSH");
+    assert_eq!(verdict.topics, vec!["orders"]);
+    assert_eq!(w.judge.counts().confirmed_messages[&Class::StoredNotFlushedLost], 2);
+    // the offsets live on in the next epoch, and nothing of the old incident touches them
+    w.send(2);
+    w.consume(ORDERS, 3, 5);
+    w.only(Class::StoredNotFlushedLost, Confirmed);
+}
+
+#[test]
+fn what_a_power_cut_took_without_a_trace_is_undecided_until_a_report_names_it() {
+    let mut w = World::new();
+    w.send(3);
+    w.flush();
+    w.restart(false, &[(ORDERS, 3)], 7);
+    let verdict = w.only(Class::Undecided, Confirmed);
+    assert_eq!((verdict.undecided, verdict.messages), (7, 0));
+    assert_eq!(w.books.undecided(), 7);
+    w.report("id-77", SendOutcome::Ok, Some(4));
+    assert_eq!(w.answer(|_| Vec::new()), 1);
+    let lost: Vec<_> = w.verdicts().into_iter().filter(|v| v.class == Class::StoredNotFlushedLost).collect();
+    assert_eq!(lost.len(), 1);
+    assert_eq!(
+        (lost[0].ids.clone(), lost[0].messages, lost[0].state),
+        (vec!["id-77".to_owned()], 1, Confirmed)
+    );
+    assert_eq!(w.verdicts().iter().find(|v| v.class == Class::Undecided).unwrap().undecided, 6);
+}
+
+#[test]
+fn restarts_that_take_nothing_say_nothing() {
+    for clean in [true, false] {
+        let mut w = World::new();
+        w.send(5);
+        w.deliver(ORDERS, 0, 2);
+        w.restart(clean, &[], 0);
+        w.consume(ORDERS, 0, 5);
+        w.send(2);
+        w.consume(ORDERS, 5, 7);
+        w.restart(clean, &[], 0);
+        w.wait(100_000);
+        w.silent();
+    }
+}
+
+#[test]
+fn frames_above_the_readable_journal_are_counted_against_the_unnamed() {
+    let mut w = World::new();
+    w.say(vec![Fact::JournalFlushed { sequence: 1 }, Fact::Reserved { messages: 256, bytes: 1 << 20 }]);
+    w.send(4);
+    // the journal's tail (the frame with the four) did not survive, but we have it
+    let books = w.books.brokers.get("b").unwrap();
+    let run = books.current;
+    let recovered = Recovered {
+        clean: false,
+        queues: vec![(q(ORDERS), 0, 0)],
+        closed: vec![(run, 2)],
+        unnamed_max: 10,
+        ..Default::default()
+    };
+    w.restart(true, &[], 0);
+    w.silent();
+    let mut w2 = World::new();
+    w2.say(vec![Fact::JournalFlushed { sequence: 1 }]);
+    w2.send(4);
+    let position = Position { incarnation: Incarnation([50; 16]), sequence: 1 };
+    let frame = lifecycle::frame::Frame {
+        reset: true,
+        snapshot: false,
+        now: w2.now,
+        facts: vec![Fact::Recovered(recovered)],
+    };
+    w2.books.apply(&"b".into(), position, &frame);
+    w2.heads.insert("b".into(), Some(position));
+    w2.step(Vec::new());
+    let undecided = w2.verdicts().into_iter().find(|v| v.class == Class::Undecided).unwrap();
+    assert_eq!(undecided.undecided, 6);
+    let lost = w2.verdicts().into_iter().find(|v| v.class == Class::StoredNotFlushedLost).unwrap();
+    assert_eq!(lost.ids.len(), 4);
+}
+
+#[test]
+fn retention_takes_what_was_never_delivered() {
+    let mut w = World::new();
+    w.send(10);
+    w.flush();
+    w.consume(ORDERS, 0, 4);
+    w.deliver(ORDERS, 4, 6);
+    w.say(vec![expired(ORDERS, 0, 8)]);
+    let verdict = w.only(Class::ExpiredBeforeConsumption, Confirmed);
+    assert_eq!(spans(verdict), vec![(ORDERS, 6, 8, 1)], "4 and 5 are with a member");
+    assert_eq!(verdict.group, "g");
+    assert_eq!(verdict.cause.setting, "fileReservedTimeMs=259200000");
+    // the broker corrects the position; later retention is the same cause
+    w.say(vec![moved("g", ORDERS, 4, 8, MoveReason::Retention)]);
+    w.say(vec![expired(ORDERS, 8, 9)]);
+    let verdict = w.only(Class::ExpiredBeforeConsumption, Confirmed);
+    assert_eq!(verdict.messages, 3);
+    assert_eq!(w.judge.counts().confirmed_messages[&Class::ExpiredBeforeConsumption], 3);
+}
+
+#[test]
+fn a_leased_message_given_back_after_retention_is_lost_then() {
+    let mut w = World::new();
+    w.send(2);
+    w.say(vec![delivered("g", ORDERS, 0, 2, 1)]);
+    w.say(vec![expired(ORDERS, 0, 2)]);
+    w.silent();
+    let acked =
+        Fact::Acked { group: "g".into(), queue: q(ORDERS), ranges: Ranges::of(0, 1), member: "m1".into() };
+    w.say(vec![acked]);
+    w.silent();
+    w.say(vec![Fact::LeaseExpired { group: "g".into(), queue: q(ORDERS), ranges: Ranges::of(1, 2) }]);
+    assert_eq!(spans(w.only(Class::ExpiredBeforeConsumption, Confirmed)), vec![(ORDERS, 1, 2, 1)]);
+}
+
+#[test]
+fn retention_that_only_takes_read_messages_is_silent() {
+    let mut w = World::new();
+    w.send(10);
+    w.consume(ORDERS, 0, 8);
+    w.say(vec![expired(ORDERS, 0, 8)]);
+    w.consume(ORDERS, 8, 10);
+    w.say(vec![expired(ORDERS, 8, 10)]);
+    w.silent();
+}
+
+#[test]
+fn a_new_group_owes_nothing_before_its_start() {
+    let mut w = World::new();
+    w.send(10);
+    w.say(vec![World::started("late", ORDERS, 10)]);
+    w.consume(ORDERS, 0, 10);
+    w.say(vec![expired(ORDERS, 0, 10)]);
+    w.send(1);
+    w.say(vec![delivered("late", ORDERS, 10, 11, 0), moved("late", ORDERS, 10, 11, MoveReason::Commit)]);
+    w.consume(ORDERS, 10, 11);
+    w.silent();
+    let late = &w.books.brokers["b"].groups["late"].queues[&q(ORDERS)];
+    assert_eq!((late.before_membership, late.owed(11), late.counts.settled), (10, 1, 1));
+}
+
+#[test]
+fn an_idle_group_loses_nothing_to_retention() {
+    let mut w = World::new();
+    w.send(4);
+    w.say(vec![Fact::MemberLeft {
+        group: "g".into(),
+        member: "m1".into(),
+        reason: LeaveReason::Unregistered,
+    }]);
+    w.wait(crate::fold::IDLE_AFTER_MS + 1_000);
+    w.say(vec![expired(ORDERS, 0, 4)]);
+    w.silent();
+}
+
+#[test]
+fn a_forward_reset_skips_and_names_who_did_it_a_rewind_recovers() {
+    let mut w = World::new();
+    w.send(10);
+    w.consume(ORDERS, 0, 2);
+    w.deliver(ORDERS, 2, 4);
+    w.say(vec![moved("g", ORDERS, 2, 7, MoveReason::Reset)]);
+    let verdict = w.only(Class::SkippedByOffsetReset, Confirmed);
+    assert_eq!(spans(verdict), vec![(ORDERS, 4, 7, 1)]);
+    assert_eq!(verdict.cause.actor, "ann");
+    assert_eq!(w.books.totals().skipped, 3);
+    w.say(vec![moved("g", ORDERS, 7, 4, MoveReason::Reset)]);
+    w.only(Class::SkippedByOffsetReset, Confirmed);
+    w.consume(ORDERS, 4, 6);
+    let verdict = w.only(Class::SkippedByOffsetReset, Confirmed);
+    assert_eq!(verdict.open_messages(), 1);
+    w.consume(ORDERS, 6, 10);
+    assert_eq!(w.only(Class::SkippedByOffsetReset, VerdictState::Recovered).open_messages(), 0);
+    assert_eq!(
+        w.judge.counts().confirmed_messages[&Class::SkippedByOffsetReset],
+        3,
+        "counters never step back"
+    );
+}
+
+#[test]
+fn a_skip_undone_before_the_barrier_is_withdrawn() {
+    let mut w = World::new();
+    w.send(4);
+    // the agent lags: it knows that the broker is three frames ahead
+    w.say(Vec::new());
+    let head = w.books.position_of("b").map(|p| Position { sequence: p.sequence + 3, ..p });
+    w.heads.insert("b".into(), head);
+    let position = w.books.position_of("b").unwrap();
+    let skip = lifecycle::frame::Frame {
+        reset: false,
+        snapshot: false,
+        now: w.now,
+        facts: vec![moved("g", ORDERS, 0, 4, MoveReason::Reset)],
+    };
+    w.books.apply(&"b".into(), Position { sequence: position.sequence + 1, ..position }, &skip);
+    w.step(Vec::new());
+    w.only(Class::SkippedByOffsetReset, Suspected);
+    for (n, facts) in [
+        vec![moved("g", ORDERS, 4, 0, MoveReason::Reset)],
+        vec![delivered("g", ORDERS, 0, 4, 0), moved("g", ORDERS, 0, 4, MoveReason::Commit)],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let frame = lifecycle::frame::Frame { reset: false, snapshot: false, now: w.now, facts };
+        w.books.apply(
+            &"b".into(),
+            Position { sequence: position.sequence + 2 + n as u64, ..position },
+            &frame,
+        );
+        w.step(Vec::new());
+    }
+    w.only(Class::SkippedByOffsetReset, Withdrawn);
+    assert_eq!(
+        w.judge.counts().confirmed_messages.get(&Class::SkippedByOffsetReset).copied().unwrap_or(0),
+        0
+    );
+}
+
+#[test]
+fn progress_past_what_nobody_was_handed_is_acked_without_delivery() {
+    let mut w = World::new();
+    w.send(6);
+    w.deliver(ORDERS, 0, 2);
+    w.deliver(ORDERS, 4, 6);
+    w.commit(ORDERS, 0, 6);
+    assert_eq!(spans(w.only(Class::AckedWithoutDelivery, Confirmed)), vec![(ORDERS, 2, 4, 1)]);
+}
+
+#[test]
+fn progress_past_filtered_messages_is_silent() {
+    let mut w = World::new();
+    w.send(6);
+    let filtered = Fact::Filtered {
+        group: "g".into(),
+        queue: q(ORDERS),
+        ranges: Ranges::of(2, 4),
+        expression: "A".into(),
+    };
+    w.say(vec![delivered("g", ORDERS, 0, 2, 0), filtered, delivered("g", ORDERS, 4, 6, 0)]);
+    w.commit(ORDERS, 0, 6);
+    w.silent();
+    assert_eq!(w.books.brokers["b"].groups["g"].queues[&q(ORDERS)].counts.filtered, 2);
+}
+
+#[test]
+fn a_rebalance_delivers_again_and_says_nothing() {
+    let mut w = World::new();
+    w.send(6);
+    w.deliver(ORDERS, 0, 6);
+    w.say(vec![Fact::MemberLeft {
+        group: "g".into(),
+        member: "m1".into(),
+        reason: LeaveReason::Disconnected,
+    }]);
+    w.say(vec![Fact::MemberJoined {
+        group: "g".into(),
+        member: "m2".into(),
+        model: ConsumeModel::Clustering,
+    }]);
+    w.deliver(ORDERS, 0, 6);
+    w.commit(ORDERS, 0, 6);
+    w.silent();
+    assert_eq!(w.books.totals().redelivered, [0, 0, 0, 6]);
+}
+
+#[test]
+fn redeliveries_are_counted_by_cause() {
+    let mut w = World::new();
+    w.send(3);
+    w.say(vec![delivered("g", ORDERS, 0, 3, 1)]);
+    w.say(vec![Fact::LeaseExpired { group: "g".into(), queue: q(ORDERS), ranges: Ranges::of(0, 1) }]);
+    w.say(vec![Fact::Nacked {
+        group: "g".into(),
+        queue: q(ORDERS),
+        offset: 1,
+        attempt: 1,
+        visible_at_ms: 0,
+    }]);
+    w.say(vec![delivered("g", ORDERS, 0, 2, 2)]);
+    let acked =
+        Fact::Acked { group: "g".into(), queue: q(ORDERS), ranges: Ranges::of(0, 3), member: "m1".into() };
+    w.say(vec![acked, moved("g", ORDERS, 0, 3, MoveReason::AckFloor)]);
+    w.say(vec![moved("g", ORDERS, 3, 1, MoveReason::Reset)]);
+    w.say(vec![delivered("g", ORDERS, 1, 3, 1)]);
+    assert_eq!(w.books.totals().redelivered, [1, 1, 2, 0]);
+    w.silent();
+}
+
+#[test]
+fn a_retry_goes_through_the_schedule_to_the_group_again() {
+    let mut w = World::new();
+    w.send(1);
+    w.deliver(ORDERS, 0, 1);
+    w.copy(SCHEDULE, at(ORDERS, 0, 1), CopyReason::Retry, w.now.wall_ms + 10_000);
+    w.commit(ORDERS, 0, 1);
+    w.wait(10_500);
+    w.copy(RETRY, at(SCHEDULE, 0, 1), CopyReason::Due, 0);
+    w.consume(RETRY, 0, 1);
+    w.wait(100_000);
+    w.silent();
+    let group = &w.books.brokers["b"].groups["g"];
+    assert_eq!((group.queues[&q(ORDERS)].counts.moved, group.queues[&q(RETRY)].counts.settled), (1, 1));
+    assert!(w.books.brokers["b"].timers.is_empty());
+}
+
+#[test]
+fn a_retry_that_stays_in_the_schedule_is_stuck_until_it_leaves() {
+    let mut w = World::new();
+    w.send(1);
+    w.deliver(ORDERS, 0, 1);
+    w.copy(SCHEDULE, at(ORDERS, 0, 1), CopyReason::Retry, w.now.wall_ms + 10_000);
+    w.wait(39_000);
+    w.silent();
+    w.wait(2_000);
+    assert_eq!(spans(w.only(Class::StuckInRetry, Confirmed)), vec![(SCHEDULE, 0, 1, 1)]);
+    w.wait(2_000);
+    assert_eq!(w.only(Class::StuckInRetry, Confirmed).messages, 1, "told once");
+    w.copy(RETRY, at(SCHEDULE, 0, 1), CopyReason::Due, 0);
+    w.only(Class::StuckInRetry, VerdictState::Recovered);
+}
+
+#[test]
+fn a_failed_send_back_is_lost_only_when_it_is_passed() {
+    let failed = Fact::CopyFailed {
+        group: "g".into(),
+        parent: at(ORDERS, 1, 1),
+        reason: CopyReason::Retry,
+        error: "disk full".into(),
+    };
+    let mut w = World::new();
+    w.send(3);
+    w.deliver(ORDERS, 0, 3);
+    w.say(vec![failed.clone()]);
+    w.silent();
+    w.commit(ORDERS, 0, 3);
+    assert_eq!(spans(w.only(Class::SendBackFailedThenPassed, Confirmed)), vec![(ORDERS, 1, 2, 1)]);
+
+    let mut w = World::new();
+    w.send(3);
+    w.deliver(ORDERS, 0, 3);
+    w.say(vec![failed]);
+    w.copy(SCHEDULE, at(ORDERS, 1, 1), CopyReason::Retry, w.now.wall_ms + 1_000);
+    w.commit(ORDERS, 0, 3);
+    w.silent();
+}
+
+#[test]
+fn dead_letters_are_their_own_book_and_expire_into_a_loss() {
+    let mut w = World::new();
+    w.send(2);
+    w.deliver(ORDERS, 0, 2);
+    w.copy(DLQ, at(ORDERS, 0, 1), CopyReason::DeadLetter, 0);
+    w.copy(DLQ, at(ORDERS, 1, 1), CopyReason::DeadLetter, 0);
+    w.commit(ORDERS, 0, 2);
+    let verdict = w.only(Class::DeadLettered, Confirmed);
+    assert_eq!((spans(verdict), verdict.class.is_loss()), (vec![(DLQ, 0, 2, 1)], false));
+    let group = &w.books.brokers["b"].groups["g"];
+    assert_eq!((group.queues[&q(ORDERS)].counts.dead_lettered, group.dead_letters.waiting()), (2, 2));
+    // somebody reads the first; retention takes both
+    w.say(vec![
+        World::started("human", DLQ, 0),
+        delivered("human", DLQ, 0, 1, 0),
+        moved("human", DLQ, 0, 1, MoveReason::Commit),
+    ]);
+    w.say(vec![expired(DLQ, 0, 2)]);
+    let lost: Vec<_> = w.verdicts().into_iter().filter(|v| v.class.is_loss()).collect();
+    assert_eq!(lost.len(), 1, "{lost:#?}");
+    assert_eq!(
+        (lost[0].class, lost[0].state, spans(lost[0])),
+        (Class::DlqExpired, Confirmed, vec![(DLQ, 1, 2, 1)])
+    );
+}
+
+#[test]
+fn a_dead_letter_that_cannot_be_written_is_suspected_then_lost_or_taken_back() {
+    let failed = Fact::CopyFailed {
+        group: "g".into(),
+        parent: at(ORDERS, 0, 1),
+        reason: CopyReason::DeadLetter,
+        error: "disk full".into(),
+    };
+    let mut w = World::new();
+    w.send(1);
+    w.deliver(ORDERS, 0, 1);
+    w.say(vec![failed.clone()]);
+    w.only(Class::DlqWriteFailed, Suspected);
+    w.commit(ORDERS, 0, 1);
+    assert_eq!(spans(w.only(Class::DlqWriteFailed, Confirmed)), vec![(ORDERS, 0, 1, 1)]);
+    assert_eq!(w.books.totals().dlq_write_failures, 1);
+
+    let mut w = World::new();
+    w.send(1);
+    w.deliver(ORDERS, 0, 1);
+    w.say(vec![failed]);
+    w.copy(DLQ, at(ORDERS, 0, 1), CopyReason::DeadLetter, 0);
+    let failed: Vec<_> = w.verdicts().into_iter().filter(|v| v.class == Class::DlqWriteFailed).collect();
+    assert_eq!(failed[0].state, Withdrawn);
+}
+
+#[test]
+fn what_different_subscriptions_pass_over_is_a_filter_conflict() {
+    let subscribed = |member: &str, expression: &str| Fact::Subscribed {
+        group: "g".into(),
+        member: member.into(),
+        topic: "orders".into(),
+        expression: expression.into(),
+        version: 1,
+    };
+    let filtered = |from, to| Fact::Filtered {
+        group: "g".into(),
+        queue: q(ORDERS),
+        ranges: Ranges::of(from, to),
+        expression: "A".into(),
+    };
+    let mut w = World::new();
+    w.say(vec![subscribed("m1", "A")]);
+    w.send(6);
+    w.say(vec![filtered(0, 2)]);
+    w.silent();
+    w.say(vec![
+        Fact::MemberJoined { group: "g".into(), member: "m2".into(), model: ConsumeModel::Clustering },
+        subscribed("m2", "B"),
+    ]);
+    w.say(vec![filtered(2, 4)]);
+    assert_eq!(spans(w.only(Class::FilterConflict, Confirmed)), vec![(ORDERS, 2, 4, 1)]);
+    w.say(vec![subscribed("m2", "A"), filtered(4, 6)]);
+    assert_eq!(w.only(Class::FilterConflict, Confirmed).messages, 2);
+}
+
+#[test]
+fn weak_answers_are_at_risk_until_flushed_or_lost() {
+    for lost in [false, true] {
+        let mut w = World::new();
+        let stored = w.stored(ORDERS, StoredKind::Produced, 3);
+        w.say(vec![stored]);
+        w.say(vec![Fact::Answered { from_ordinal: 1, count: 2, class: AnswerClass::FlushDiskTimeout }]);
+        let verdict = w.only(Class::AnsweredNotDurable, Confirmed);
+        assert_eq!((spans(verdict), verdict.ids.len()), (vec![(ORDERS, 1, 3, 1)], 2));
+        if lost {
+            w.restart(false, &[(ORDERS, 1)], 0);
+            assert!(
+                w.verdicts()
+                    .iter()
+                    .any(|v| v.class == Class::StoredNotFlushedLost && v.ids == ["id-1", "id-2"])
+            );
+        } else {
+            w.flush();
+            w.only(Class::AnsweredNotDurable, VerdictState::Recovered);
+        }
+        assert!(
+            w.verdicts()
+                .iter()
+                .all(|v| v.class != Class::AnsweredNotDurable || v.state == VerdictState::Recovered)
+        );
+    }
+}
+
+#[test]
+fn a_position_left_in_a_lost_epoch_meets_reused_offsets() {
+    let mut w = World::new();
+    w.send(4);
+    w.consume(ORDERS, 0, 4);
+    w.restart(false, &[(ORDERS, 2)], 0);
+    w.send(3);
+    let reused: Vec<_> = w.verdicts().into_iter().filter(|v| v.class == Class::OffsetReused).collect();
+    assert_eq!(reused.len(), 1);
+    assert_eq!(spans(reused[0]), vec![(ORDERS, 2, 4, 2)]);
+    // the same, with the position clamped as it must be: silent
+    let mut w = World::new();
+    w.send(4);
+    w.consume(ORDERS, 0, 4);
+    w.restart(false, &[(ORDERS, 2)], 0);
+    w.say(vec![moved("g", ORDERS, 4, 2, MoveReason::Recovery)]);
+    w.send(3);
+    w.consume(ORDERS, 2, 5);
+    assert!(w.verdicts().iter().all(|v| v.class == Class::StoredNotFlushedLost), "{:#?}", w.verdicts());
+}
+
+#[test]
+fn a_copy_that_recovery_took_is_lost_only_if_it_is_not_made_again() {
+    for remade in [true, false] {
+        let mut w = World::new();
+        w.send(1);
+        w.deliver(ORDERS, 0, 1);
+        w.flush();
+        w.copy(SCHEDULE, at(ORDERS, 0, 1), CopyReason::Retry, w.now.wall_ms + 500_000);
+        w.commit(ORDERS, 0, 1);
+        w.restart(false, &[(SCHEDULE, 0)], 0);
+        w.only(Class::StoredNotFlushedLost, Suspected);
+        if remade {
+            w.copy(SCHEDULE, at(ORDERS, 0, 1), CopyReason::Retry, w.now.wall_ms + 500_000);
+            w.wait(40_000);
+            w.only(Class::StoredNotFlushedLost, Withdrawn);
+        } else {
+            w.wait(40_000);
+            assert_eq!(w.only(Class::StoredNotFlushedLost, Confirmed).group, "g");
+        }
+    }
+}
+
+#[test]
+fn refusals_are_counted_by_topic_and_code() {
+    let ids: IdColumn = [b"x1".as_slice(), b"x2"].into_iter().collect();
+    let refused = |one_way| Fact::Refused {
+        topic: "orders".into(),
+        code: 2,
+        reason: "busy".into(),
+        one_way,
+        ids: ids.clone(),
+    };
+    let mut w = World::new();
+    w.say(vec![refused(false)]);
+    w.say(vec![refused(false)]);
+    let verdict = w.only(Class::SendRefused, Confirmed);
+    assert_eq!((verdict.messages, verdict.ids.len(), verdict.class.is_loss()), (4, 2, false));
+    w.say(vec![refused(true)]);
+    assert_eq!(w.verdicts().len(), 2);
+    assert_eq!(w.books.totals().refused, 6);
+}
+
+#[test]
+fn an_answer_that_could_not_be_written_leaves_the_producer_in_the_dark() {
+    let mut w = World::new();
+    let stored = w.stored(ORDERS, StoredKind::Produced, 2);
+    w.say(vec![stored]);
+    w.say(vec![Fact::BrokenOff { ordinal: 1 }]);
+    let verdict = w.only(Class::StoredThoughUnacked, Confirmed);
+    assert_eq!((spans(verdict), verdict.ids.clone()), (vec![(ORDERS, 1, 2, 1)], vec!["id-1".to_owned()]));
+}
+
+#[test]
+fn a_reported_send_that_no_source_has_was_never_stored() {
+    let mut w = World::new();
+    w.send(1);
+    w.report("id-0", SendOutcome::Ok, Some(0));
+    w.report("ghost", SendOutcome::Ok, Some(5));
+    assert_eq!(w.answer(|_| Vec::new()), 1, "an offset that exists proves itself");
+    let verdict = w.only(Class::NeverStored, Confirmed);
+    assert_eq!((verdict.ids.clone(), verdict.messages), (vec!["ghost".to_owned()], 1));
+    assert_eq!(w.judge.questions().open_reports().count(), 0);
+}
+
+#[test]
+fn nothing_is_asked_before_every_source_has_passed_the_barrier() {
+    let mut w = World::new();
+    let mut ahead = w.heads["b"].unwrap();
+    ahead.sequence += 2;
+    w.heads.insert("b".into(), Some(ahead));
+    w.report("ghost", SendOutcome::Ok, None);
+    assert_eq!(w.answer(|_| Vec::new()), 0);
+    w.say(Vec::new());
+    assert_eq!(w.answer(|_| Vec::new()), 0);
+    w.say(Vec::new());
+    assert_eq!(w.answer(|_| Vec::new()), 1);
+    w.only(Class::NeverStored, Confirmed);
+
+    let mut w = World::new();
+    w.heads.insert("never-reached".into(), None);
+    w.report("ghost", SendOutcome::Ok, None);
+    w.wait(100_000);
+    assert_eq!(w.answer(|_| Vec::new()), 0, "a source nobody ever reached may hold it");
+}
+
+#[test]
+fn an_unknown_outcome_becomes_stored_or_never_stored() {
+    let mut w = World::new();
+    w.send(1);
+    w.report("id-0", SendOutcome::Unknown, None);
+    assert_eq!(w.answer(|_| Vec::new()), 0, "it may still be on its way");
+    w.wait(11_000);
+    assert_eq!(w.answer(|_| vec![at(ORDERS, 0, 1)]), 1);
+    w.only(Class::StoredThoughUnacked, Confirmed);
+
+    let mut w = World::new();
+    w.report("gone", SendOutcome::Unknown, None);
+    w.wait(11_000);
+    w.answer(|_| Vec::new());
+    w.only(Class::NeverStored, Confirmed);
+}
+
+#[test]
+fn an_incomplete_answer_decides_nothing_and_is_asked_again() {
+    let mut w = World::new();
+    w.report("ghost", SendOutcome::Ok, None);
+    let question = w.judge.take_questions(10).remove(0);
+    w.step(vec![Answer { number: question.number, places: Vec::new(), complete: false }]);
+    w.silent();
+    w.wait(3_000);
+    assert_eq!(w.answer(|_| Vec::new()), 1);
+    w.only(Class::NeverStored, Confirmed);
+}
+
+#[test]
+fn an_id_stored_twice_is_a_producers_retry_only_if_both_copies_exist() {
+    let twice = |w: &mut World| {
+        w.send(1);
+        let Fact::Stored(mut stored) = w.stored(ORDERS, StoredKind::Produced, 1) else { unreachable!() };
+        stored.ids = [b"id-0".as_slice()].into_iter().collect();
+        w.say(vec![Fact::Stored(stored)]);
+    };
+    let mut w = World::new();
+    twice(&mut w);
+    w.silent();
+    assert_eq!(w.answer(|_| vec![at(ORDERS, 0, 1), at(ORDERS, 1, 1)]), 1);
+    let verdict = w.only(Class::Duplicate, Confirmed);
+    assert_eq!((spans(verdict), verdict.ids.clone()), (vec![(ORDERS, 1, 2, 1)], vec!["id-0".to_owned()]));
+
+    let mut w = World::new();
+    twice(&mut w);
+    w.answer(|_| vec![at(ORDERS, 1, 1)]);
+    w.silent();
+}
+
+#[test]
+fn a_missing_frame_is_a_gap_and_what_it_hid_is_undecided() {
+    let mut w = World::new();
+    w.send(4);
+    w.deliver(ORDERS, 0, 2);
+    // a frame with the delivery of 2 and 3 goes missing
+    let mut position = w.books.position_of("b").unwrap();
+    position.sequence += 2;
+    let facts = vec![moved("g", ORDERS, 0, 4, MoveReason::Commit)];
+    let frame = lifecycle::frame::Frame { reset: false, snapshot: false, now: w.now, facts };
+    w.books.apply(&"b".into(), position, &frame);
+    w.heads.insert("b".into(), Some(position));
+    w.step(Vec::new());
+    w.only(Class::EvidenceGap, Confirmed);
+    assert_eq!(w.books.undecided(), 2);
+    assert_eq!(w.books.imbalance(), None);
+}
+
+#[test]
+fn a_delivery_of_what_was_never_stored_is_unexpected() {
+    let mut w = World::new();
+    w.send(2);
+    w.deliver(ORDERS, 1, 4);
+    assert_eq!(spans(w.only(Class::UnexpectedMessage, Confirmed)), vec![(ORDERS, 2, 4, 1)]);
+}
+
+#[test]
+fn operators_close_incidents_and_later_losses_open_new_ones() {
+    let mut w = World::new();
+    w.send(4);
+    w.say(vec![expired(ORDERS, 0, 1)]);
+    let incident = w.only(Class::ExpiredBeforeConsumption, Confirmed).incident;
+    w.operator(incident, OperatorAction::Acknowledge);
+    let verdict = w.only(Class::ExpiredBeforeConsumption, Acknowledged);
+    assert_eq!(verdict.history.last().unwrap().actor, "ann");
+    w.say(vec![expired(ORDERS, 1, 2)]);
+    let states: Vec<_> = w.verdicts().iter().map(|v| (v.state, spans(v))).collect();
+    assert_eq!(states, vec![(Acknowledged, vec![(ORDERS, 0, 1, 1)]), (Confirmed, vec![(ORDERS, 1, 2, 1)])]);
+    w.operator(incident, OperatorAction::Accept);
+    assert_eq!(w.judge.incident(&incident).unwrap().verdict.state, Accepted);
+}
+
+#[test]
+fn told_again_after_a_crash_the_same_evidence_changes_nothing() {
+    let mut w = World::new();
+    w.send(6);
+    w.consume(ORDERS, 0, 1);
+    w.say(vec![moved("g", ORDERS, 1, 3, MoveReason::Reset)]);
+    w.say(vec![Fact::Refused {
+        topic: "orders".into(),
+        code: 2,
+        reason: "busy".into(),
+        one_way: false,
+        ids: IdColumn::new(),
+    }]);
+    w.say(vec![expired(ORDERS, 0, 5)]);
+    w.restart(false, &[(ORDERS, 5)], 3);
+    let hash = w.judge.verdict_hash();
+    // the verdict log survived, the ledger did not: everything is folded again
+    let mut judge = Judge::new(Deadlines::default(), new_ids());
+    for event in &w.told {
+        let text = serde_json::to_string(event).unwrap();
+        judge.restore(serde_json::from_str(&text).unwrap());
+    }
+    assert_eq!(judge.verdict_hash(), hash);
+    assert_eq!(judge.counts(), w.judge.counts());
+    let mut books = Books::default();
+    for (source, position, frame) in &w.frames {
+        books.apply(source, *position, frame);
+        let events = books.take_events();
+        let told = judge.step(&books, StepInput { events, now: w.now, heads: &w.heads, answers: Vec::new() });
+        assert!(told.iter().all(|event| event.newly_confirmed == 0 && !event.turned), "{told:#?}");
+    }
+    assert_eq!(judge.verdict_hash(), hash);
+    assert_eq!(judge.counts(), w.judge.counts());
+}
+
+#[test]
+fn open_reports_survive_in_rows() {
+    let mut w = World::new();
+    w.heads.insert("other".into(), None);
+    w.report("a", SendOutcome::Ok, None);
+    w.report("b", SendOutcome::Unknown, Some(7));
+    let rows: Vec<_> = w.judge.rows_changed_since_last().into_iter().map(|(k, v)| (k, v.unwrap())).collect();
+    assert!(w.judge.rows_changed_since_last().is_empty());
+    let mut judge = Judge::new(Deadlines::default(), new_ids());
+    judge.restore_rows(rows.clone()).unwrap();
+    let open: Vec<_> = judge.questions().open_reports().map(|open| open.report.clone()).collect();
+    let before: Vec<_> = w.judge.questions().open_reports().map(|open| open.report.clone()).collect();
+    assert_eq!(open, before);
+    let mut all = rows;
+    all.extend(w.books.all_rows());
+    assert!(Books::from_rows(all).is_ok(), "the books skip the judge's rows");
+}

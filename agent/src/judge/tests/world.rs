@@ -1,0 +1,306 @@
+//! A small world for scenarios: one broker that states facts as the contract says, one evidence log, books and a judge.
+
+use crate::fold::Books;
+use crate::fold::class::Class;
+use crate::judge::deadlines::Deadlines;
+use crate::judge::verdict::{Verdict, VerdictEvent, VerdictState};
+use crate::judge::{Answer, Heads, Judge, StepInput};
+use lifecycle::clock::Now;
+use lifecycle::fact::*;
+use lifecycle::frame::Frame;
+use lifecycle::identity::*;
+use lifecycle::ids::IdColumn;
+use lifecycle::position::Position;
+use lifecycle::ranges::Ranges;
+use uuid::Uuid;
+
+pub(crate) const ORDERS: u64 = 1;
+pub(crate) const SCHEDULE: u64 = 2;
+pub(crate) const RETRY: u64 = 3;
+pub(crate) const DLQ: u64 = 4;
+
+pub(crate) fn q(topic: u64) -> QueueKey {
+    QueueKey { topic: TopicIncarnation(topic), queue_id: 0 }
+}
+
+pub(crate) fn at(topic: u64, queue_offset: u64, epoch_number: u64) -> MessageIdentity {
+    MessageIdentity { queue: q(topic), queue_offset, epoch_number }
+}
+
+pub(crate) fn new_ids() -> crate::judge::NewIncident {
+    let mut next = 0u128;
+    Box::new(move || {
+        next += 1;
+        Uuid::from_u128(next)
+    })
+}
+
+pub(crate) struct World {
+    pub(crate) books: Books,
+    pub(crate) judge: Judge,
+    pub(crate) heads: Heads,
+    pub(crate) told: Vec<VerdictEvent>,
+    pub(crate) frames: Vec<(Name, Position, Frame)>,
+    pub(crate) now: Now,
+    pub(crate) ends: std::collections::BTreeMap<u64, u64>,
+    run: u8,
+    sequence: u64,
+    reports: u64,
+    ordinal: u64,
+    pub(crate) log_end: u64,
+    named: u64,
+}
+
+impl World {
+    /// One broker with topics and group `g`, which owes `orders` and its retry topic from 0 on.
+    pub(crate) fn new() -> World {
+        let mut world = World {
+            books: Books::default(),
+            judge: Judge::new(Deadlines::default(), new_ids()),
+            heads: Heads::new(),
+            told: Vec::new(),
+            frames: Vec::new(),
+            now: Now { mono_ms: 0, wall_ms: 1_000_000 },
+            ends: Default::default(),
+            run: 1,
+            sequence: 0,
+            reports: 0,
+            ordinal: 0,
+            log_end: 0,
+            named: 0,
+        };
+        let mut facts = vec![Fact::Recovered(Recovered { clean: true, ..Default::default() }), world.epoch()];
+        for (topic, name) in
+            [(ORDERS, "orders"), (SCHEDULE, "SCHEDULE_TOPIC_XXXX"), (RETRY, "%RETRY%g"), (DLQ, "%DLQ%g")]
+        {
+            facts.push(Fact::TopicConfigured(TopicConfigured {
+                topic: TopicIncarnation(topic),
+                name: name.into(),
+                read_queues: 1,
+                write_queues: 1,
+                perm: 6,
+                message_type: "NORMAL".into(),
+            }));
+        }
+        facts.push(Fact::MemberJoined {
+            group: "g".into(),
+            member: "m1".into(),
+            model: ConsumeModel::Clustering,
+        });
+        facts.push(World::started("g", ORDERS, 0));
+        facts.push(World::started("g", RETRY, 0));
+        world.say(facts);
+        world
+    }
+
+    fn epoch(&self) -> Fact {
+        let incarnation = Incarnation([self.run; 16]);
+        let setting = |name: &str, value: &str| (Name::from(name), Name::from(value));
+        Fact::EpochStarted(EpochStarted {
+            epoch: Epoch { number: u64::from(self.run), incarnation },
+            broker_name: "b".into(),
+            log_start: LogPosition(self.log_end),
+            roster: vec!["b".into()],
+            settings: vec![
+                setting("flushDiskType", "ASYNC_FLUSH"),
+                setting("fileReservedTimeMs", "259200000"),
+            ],
+        })
+    }
+
+    pub(crate) fn started(group: &str, topic: u64, offset: u64) -> Fact {
+        Fact::GroupStarted { group: group.into(), queue: q(topic), offset, reason: StartReason::First }
+    }
+
+    /// One frame of the broker, judged at once.
+    pub(crate) fn say(&mut self, facts: Vec<Fact>) {
+        self.sequence += 1;
+        self.now.mono_ms += 10;
+        self.now.wall_ms += 10;
+        let position = Position { incarnation: Incarnation([self.run; 16]), sequence: self.sequence };
+        let frame = Frame { reset: self.sequence == 1, snapshot: false, now: self.now, facts };
+        self.frames.push(("b".into(), position, frame.clone()));
+        self.books.apply(&"b".into(), position, &frame);
+        assert_eq!(self.books.imbalance(), None);
+        self.heads.insert("b".into(), Some(position));
+        self.step(Vec::new());
+    }
+
+    pub(crate) fn step(&mut self, answers: Vec<Answer>) {
+        let events = self.books.take_events();
+        let input = StepInput { events, now: self.now, heads: &self.heads, answers };
+        let told = self.judge.step(&self.books, input);
+        self.told.extend(told);
+    }
+
+    /// Time passes; the broker says nothing new but its clock.
+    pub(crate) fn wait(&mut self, ms: u64) {
+        self.now.mono_ms += ms;
+        self.now.wall_ms += ms;
+        self.say(Vec::new());
+    }
+
+    pub(crate) fn stored(&mut self, topic: u64, kind: StoredKind, count: u64) -> Fact {
+        let end = self.ends.entry(topic).or_insert(0);
+        let run = StoredRun { queue: q(topic), queue_offset: *end, count };
+        *end += count;
+        let ids: Vec<String> = (0..count).map(|n| format!("id-{}", self.named + n)).collect();
+        self.named += count;
+        self.log_end += 100 * count;
+        let first_ordinal = self.ordinal;
+        self.ordinal += count;
+        Fact::Stored(Stored {
+            first_ordinal,
+            log_end: LogPosition(self.log_end),
+            store_wall_ms: self.now.wall_ms,
+            runs: vec![run],
+            kinds: vec![(count, kind)],
+            ids: ids.iter().map(|id| id.as_bytes()).collect::<IdColumn>(),
+        })
+    }
+
+    /// `count` messages sent to `orders`, answered, not flushed.
+    pub(crate) fn send(&mut self, count: u64) {
+        let from_ordinal = self.ordinal;
+        let stored = self.stored(ORDERS, StoredKind::Produced, count);
+        self.say(vec![stored, Fact::Answered { from_ordinal, count, class: AnswerClass::Buffered }]);
+    }
+
+    pub(crate) fn flush(&mut self) {
+        let log_position = LogPosition(self.log_end);
+        self.say(vec![Fact::Flushed { log_position }]);
+    }
+
+    pub(crate) fn deliver(&mut self, topic: u64, from: u64, to: u64) {
+        self.say(vec![delivered("g", topic, from, to, 0)]);
+    }
+
+    pub(crate) fn commit(&mut self, topic: u64, from: u64, to: u64) {
+        self.say(vec![moved("g", topic, from, to, MoveReason::Commit)]);
+    }
+
+    pub(crate) fn consume(&mut self, topic: u64, from: u64, to: u64) {
+        self.deliver(topic, from, to);
+        self.commit(topic, from, to);
+    }
+
+    /// A copy of `parent`, stored in `topic`.
+    pub(crate) fn copy(&mut self, topic: u64, parent: MessageIdentity, reason: CopyReason, due_wall_ms: u64) {
+        let lineage = Lineage { parent, root: parent, reason };
+        let stored = self.stored(topic, StoredKind::Copy { group: "g".into(), lineage, due_wall_ms }, 1);
+        self.say(vec![stored]);
+    }
+
+    /// The broker restarts. `ends`: what recovery kept, per topic (others keep everything).
+    pub(crate) fn restart(&mut self, clean: bool, ends: &[(u64, u64)], unnamed_max: u64) {
+        let closed = vec![(Incarnation([self.run; 16]), self.sequence)];
+        for (topic, end) in ends {
+            self.ends.insert(*topic, *end);
+        }
+        let min = |topic: &u64| {
+            self.books.brokers.get("b").and_then(|b| b.queues.get(&q(*topic))).map_or(0, |q| q.min)
+        };
+        let queues = self.ends.iter().map(|(topic, end)| (q(*topic), min(topic).min(*end), *end)).collect();
+        self.run += 1;
+        self.sequence = 0;
+        self.ordinal = 0;
+        let recovered = Recovered { clean, queues, closed, unnamed_max, ..Default::default() };
+        self.say(vec![Fact::Recovered(recovered), self.epoch()]);
+    }
+
+    /// A producer's report, through the evidence log.
+    pub(crate) fn report(&mut self, id: &str, outcome: SendOutcome, offset: Option<u64>) {
+        self.reports += 1;
+        let position = Position { incarnation: Incarnation([99; 16]), sequence: self.reports };
+        let report = SentReported {
+            id: id.into(),
+            topic: "orders".into(),
+            outcome,
+            broker: "b".into(),
+            queue_id: offset.map(|_| 0),
+            queue_offset: offset,
+            sent_wall_ms: 0,
+            reported_wall_ms: self.now.wall_ms,
+        };
+        self.evidence(position, Fact::SentReported(report));
+    }
+
+    pub(crate) fn operator(&mut self, incident: Uuid, action: OperatorAction) {
+        self.reports += 1;
+        let position = Position { incarnation: Incarnation([99; 16]), sequence: self.reports };
+        let fact = Fact::OperatorActed {
+            incident: Incarnation::from_uuid(incident),
+            action,
+            actor: "ann".into(),
+            note: "seen".into(),
+            wall_ms: self.now.wall_ms,
+        };
+        self.evidence(position, fact);
+    }
+
+    fn evidence(&mut self, position: Position, fact: Fact) {
+        let frame =
+            Frame { reset: position.sequence == 1, snapshot: false, now: self.now, facts: vec![fact] };
+        self.frames.push(("evidence-log".into(), position, frame.clone()));
+        self.books.apply(&"evidence-log".into(), position, &frame);
+        self.heads.insert("evidence-log".into(), Some(position));
+        self.step(Vec::new());
+    }
+
+    /// Answers every question: `found` says where an id is.
+    pub(crate) fn answer(&mut self, found: impl Fn(&str) -> Vec<MessageIdentity>) -> usize {
+        let questions = self.judge.take_questions(100);
+        let answers = questions
+            .iter()
+            .map(|question| Answer {
+                number: question.number,
+                places: found(&question.id).into_iter().map(|at| ("b".into(), at)).collect(),
+                complete: true,
+            })
+            .collect();
+        self.step(answers);
+        questions.len()
+    }
+
+    pub(crate) fn verdicts(&self) -> Vec<&Verdict> {
+        self.judge.incidents().map(|incident| &incident.verdict).collect()
+    }
+
+    /// The only verdict there is.
+    #[track_caller]
+    pub(crate) fn only(&self, class: Class, state: VerdictState) -> &Verdict {
+        let all = self.verdicts();
+        assert_eq!(all.len(), 1, "{all:#?}");
+        assert_eq!((all[0].class, all[0].state), (class, state), "{:#?}", all[0]);
+        all[0]
+    }
+
+    #[track_caller]
+    pub(crate) fn silent(&self) {
+        assert!(self.told.is_empty(), "{:#?}", self.told);
+    }
+}
+
+pub(crate) fn delivered(group: &str, topic: u64, from: u64, to: u64, attempt: u32) -> Fact {
+    Fact::Delivered {
+        group: group.into(),
+        queue: q(topic),
+        ranges: Ranges::of(from, to),
+        member: "m1".into(),
+        attempt,
+        lease_until_ms: if attempt > 0 { 9_000_000 } else { 0 },
+    }
+}
+
+pub(crate) fn moved(group: &str, topic: u64, from: u64, to: u64, reason: MoveReason) -> Fact {
+    Fact::OffsetMoved { group: group.into(), queue: q(topic), from, to, reason, actor: "ann".into() }
+}
+
+pub(crate) fn expired(topic: u64, from: u64, to: u64) -> Fact {
+    Fact::Expired { queue: q(topic), from, to, reason: ExpiryReason::Age }
+}
+
+/// The offsets a verdict names: (topic, from, to, epoch).
+pub(crate) fn spans(verdict: &Verdict) -> Vec<(u64, u64, u64, u64)> {
+    verdict.spans.iter().map(|s| (s.topic_incarnation, s.from, s.to, s.epoch)).collect()
+}
