@@ -76,10 +76,12 @@ pub struct Intake {
     run_end: Option<RunEnd>,
     hole_since_ms: Option<u64>,
     asked: u8,
-    /// The current stream has said how far the current run is.
-    heard: bool,
-    /// ... and has been at its end: the run is the newest one.
+    /// How far the run was when the current stream first said so.
+    first_head: Option<u64>,
+    /// The run goes on: it grew under the stream, or its end was waited at. A closed run does neither.
     live: bool,
+    /// Everything that was there when the run was first seen to be the newest was folded.
+    replayed: bool,
     past: VecDeque<Incarnation>,
     /// Frames the broker may still lose.
     pub held: Held,
@@ -114,13 +116,18 @@ impl Intake {
         self.claimed_to = 0;
         self.run_end = None;
         self.hole_since_ms = None;
-        self.heard = false;
+        self.first_head = None;
         self.live = false;
     }
 
     /// Whether everything the source has was folded.
     pub fn caught_up(&self) -> bool {
-        self.heard && !self.has_hole() && self.position.sequence >= self.head_sequence
+        self.live && !self.has_hole() && self.position.sequence >= self.head_sequence
+    }
+
+    /// Whether the intake has been at the end once since the agent started, as it then was.
+    pub fn replayed(&self) -> bool {
+        self.replayed
     }
 
     /// The newest frame the source is known to have; `None` while a newer run may exist, or nothing was heard.
@@ -154,7 +161,8 @@ impl Intake {
             }
             self.give_up_run(batch.incarnation, out);
         }
-        self.heard = true;
+        let first_head = *self.first_head.get_or_insert(batch.head_sequence);
+        self.live |= batch.head_sequence > first_head || (batch.frames.is_empty() && batch.run_end.is_none());
         self.head_sequence = self.head_sequence.max(batch.head_sequence);
         self.flushed_sequence = self.flushed_sequence.max(batch.flushed_sequence);
         self.claimed_to =
@@ -195,7 +203,7 @@ impl Intake {
 
     fn note_hole(&mut self, now_ms: u64, want: Want) -> Want {
         self.hole_since_ms = self.has_hole().then(|| self.hole_since_ms.unwrap_or(now_ms));
-        self.live |= self.caught_up();
+        self.replayed |= self.live && self.first_head.is_some_and(|head| self.position.sequence >= head);
         want
     }
 

@@ -70,6 +70,7 @@ pub struct Engine {
     records: Vec<Record>,
     flight: Option<Flight>,
     last_start_ms: u64,
+    last_judged_ms: u64,
     facts_unsaved: u64,
     status_sent_ms: u64,
     started_ms: u64,
@@ -93,6 +94,7 @@ impl Engine {
             records,
             flight: None,
             last_start_ms: now.mono_ms,
+            last_judged_ms: 0,
             facts_unsaved: 0,
             status_sent_ms: 0,
             started_ms: now.mono_ms,
@@ -185,7 +187,7 @@ impl Engine {
     /// Answers are held back until every source has been heard to its end once: counters would step back.
     fn settle_phase(&mut self, mono_ms: u64) {
         let patience_over = mono_ms.saturating_sub(self.started_ms) >= REPLAY_PATIENCE_MS;
-        let settled = |feeder: &Feeder| feeder.status.caught_up || (patience_over && !feeder.status.up);
+        let settled = |feeder: &Feeder| feeder.intake.replayed() || (patience_over && !feeder.status.up);
         if self.status.phase == Phase::Replaying && self.feeders.iter().all(settled) {
             self.status.phase = Phase::Serving;
         }
@@ -205,11 +207,13 @@ impl Engine {
     /// Lets the judge speak, and starts a checkpoint when it did or when one is due.
     fn maybe_checkpoint(&mut self, wires: &Wires) -> Result<(), String> {
         let now = (self.clock)();
-        let since = now.mono_ms.saturating_sub(self.last_start_ms);
-        if self.flight.is_some() || since < self.checkpoint.verdict_interval_ms {
+        let judged = now.mono_ms.saturating_sub(self.last_judged_ms);
+        if self.flight.is_some() || judged < self.checkpoint.verdict_interval_ms {
             return Ok(());
         }
+        self.last_judged_ms = now.mono_ms;
         self.judge(now);
+        let since = now.mono_ms.saturating_sub(self.last_start_ms);
         let due = since >= self.checkpoint.interval_ms || self.facts_unsaved >= self.checkpoint.facts;
         if self.records.is_empty() && !(due && self.facts_unsaved > 0) {
             return Ok(());
@@ -273,7 +277,6 @@ impl Engine {
                 let outcome = wires.done.recv().await.ok_or("checkpoint thread is gone")?;
                 self.finish(outcome)?;
             }
-            self.last_start_ms = 0;
             if self.facts_unsaved > 0 {
                 self.checkpoint = CheckpointConfig { facts: 1, interval_ms: 0, verdict_interval_ms: 0 };
                 self.maybe_checkpoint(&wires)?;

@@ -72,7 +72,10 @@ fn resuming_decodes_from_the_reset_point_and_applies_only_what_is_new() {
     assert!(!intake.caught_up(), "nothing was heard yet");
     assert_eq!(intake.take(batch(RUN, 11, &all[10..], 20), 0, &mut out), Want::More);
     assert_eq!(outcome(&out), ((15..=20).collect(), vec![]));
-    assert!(intake.caught_up());
+    assert!(!intake.caught_up() && intake.head().is_none(), "the run may be over, and another one there");
+    intake.take(batch(RUN, 21, &[], 20), 0, &mut out);
+    assert!(intake.caught_up() && intake.replayed());
+    assert_eq!(intake.head(), Some(Position { incarnation: RUN, sequence: 20 }));
 }
 
 #[test]
@@ -110,7 +113,10 @@ fn a_run_ends_only_when_all_of_it_was_folded() {
     );
     intake.take(batch(NEXT, 1, &frames(2, 9), 2), 0, &mut out);
     assert_eq!(intake.position(), Position { incarnation: NEXT, sequence: 2 });
-    assert!(intake.caught_up());
+    assert!(!intake.replayed());
+    let more = frames(4, 9);
+    intake.take(batch(NEXT, 3, &more[2..], 4), 0, &mut out);
+    assert!(intake.caught_up() && intake.replayed(), "a run that grows is not over");
 }
 
 #[test]
