@@ -23,6 +23,7 @@ mod timers;
 mod topics;
 
 pub use flush::{FlushDone, FlushOrders};
+pub use queries::Found;
 pub use recovery::RecoveryReport;
 pub use snapshot::{Job, JobDone};
 
@@ -295,11 +296,15 @@ impl Core {
         &self.config
     }
 
-    /// The whole state as snapshot frames, and the journal position they stand for.
-    pub fn snapshot(&self, now: Now) -> (Vec<u8>, lifecycle::position::Position) {
+    /// The whole state as a snapshot frame, and the journal position it stands for; `None` while the journal cannot be written,
+    /// since the state is then ahead of it.
+    pub fn snapshot(&self, now: Now) -> Option<(Vec<u8>, lifecycle::position::Position)> {
+        if self.flush.journal_blocked {
+            return None;
+        }
         let mut frame = Vec::new();
         lifecycle::frame::FrameEncoder::new().encode_snapshot(now, true, &self.snapshot_facts(), &mut frame);
-        (frame, self.trace.position())
+        Some((frame, self.trace.position()))
     }
 
     /// The last frame written, and the last one on disk.

@@ -226,14 +226,7 @@ async fn serve(
         limits: Default::default(),
     };
     let grpc_address = advertised_address(parts.listen.grpc);
-    let grpc_config = GrpcConfig {
-        broker_name: config.broker_name.as_str().into(),
-        advertised: (grpc_address.ip().to_string(), grpc_address.port()),
-        auto_create_queues: config.auto_create_topics.then_some(config.default_queues),
-        attempts_max: i32::try_from(config.retry_max + 1).unwrap_or(i32::MAX),
-        client_idle_ms: config.client_timeout_ms,
-        ..GrpcConfig::default()
-    };
+    let grpc_config = GrpcConfig::new(config, (grpc_address.ip().to_string(), grpc_address.port()));
     let handle = turns.handle.clone();
     let feed = turns.feed.clone();
     let serving = |role| Serving {
@@ -249,8 +242,8 @@ async fn serve(
     tasks.spawn(remoting::serve(sockets.remoting, serving(Role::Broker), edges.clone()));
     let grpc = grpc::serve(sockets.grpc, handle.clone(), grpc_config, parts.clock.clone(), edges.clone());
     tasks.spawn(async move { log_end("grpc edge", grpc.await.map_err(|e| e.to_string())) });
-    // http: crate::http::serve(sockets.http, handle.clone(), turns.remoting_stats.clone(), edges.clone());
-    // tasks.spawn(async move { log_end("http", http.await.map_err(|e| e.to_string())) });
+    let http = crate::http::serve(sockets.http, handle.clone(), turns.remoting_stats.clone(), edges.clone());
+    tasks.spawn(async move { log_end("http", http.await.map_err(|e| e.to_string())) });
     if let Some(listener) = sockets.feed {
         let served = crate::feed::serve(listener, feed, edges.clone());
         tasks.spawn(async move { log_end("feed", served.await.map_err(|e| e.to_string())) });

@@ -16,6 +16,15 @@ use wire::properties;
 /// Most messages one query answers.
 pub(crate) const QUERY_MAX: u32 = 256;
 
+/// What a search found.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    /// Messages, newest first.
+    pub messages: Vec<FoundMessage>,
+    /// Whether these are all: only then does "none" mean that there is none.
+    pub complete: bool,
+}
+
 impl Core {
     pub(super) fn query(&mut self, query: Query) -> Answer<QueryAnswer> {
         match query {
@@ -35,7 +44,7 @@ impl Core {
                 self.consume_stats(&group, topic.as_ref()).map(QueryAnswer::ConsumeStats)
             }
             Query::ByKey { topic, key, unique, max, begin_ms, end_ms } => {
-                let found = self.find(topic.as_deref(), &key, unique, max)?;
+                let found = self.find(topic.as_deref(), &key, unique, max)?.messages;
                 let in_time = |m: &FoundMessage| {
                     let at = StoredMessage::decode(&m.record).map_or(0, |(m, _)| m.store_timestamp_ms as u64);
                     (begin_ms..=end_ms).contains(&at)
@@ -129,35 +138,46 @@ impl Core {
     }
 
     /// Messages by client id (`unique`), or by key within a topic. Candidates of the index are read and compared.
-    pub(super) fn find(
-        &mut self,
-        topic: Option<&str>,
-        key: &str,
-        unique: bool,
-        max: u32,
-    ) -> Answer<Vec<FoundMessage>> {
+    pub(super) fn find(&mut self, topic: Option<&str>, key: &str, unique: bool, max: u32) -> Answer<Found> {
         let hash = match (unique, topic) {
             (true, _) => id_key(key),
             (false, Some(topic)) => topic_key(topic, key),
             (false, None) => return Err(Refusal::BadParameter("a key is looked up within a topic".into())),
         };
         let limit = max.clamp(1, QUERY_MAX) as usize;
+        let candidates_max = limit * 2;
         let storage = |error: StoreError| Refusal::StorageFailed(error.to_string());
-        let lookup = self.index.lookup(hash, limit * 2).map_err(storage)?;
-        let mut found = Vec::new();
+        let lookup = self.index.lookup(hash, candidates_max).map_err(storage)?;
+        let log_start = self.log.start();
+        let mut found = Found {
+            complete: lookup.unreadable.is_empty() && lookup.offsets.len() < candidates_max,
+            ..Default::default()
+        };
         for offset in lookup.offsets {
-            let Some(message) = self.found_at(LogPosition(offset))? else { continue };
+            let Some(message) = self.found_at(LogPosition(offset))? else {
+                // below the log's start it has expired; above, a record that cannot be read could be the one asked for
+                found.complete &= LogPosition(offset) < log_start || self.is_expired(LogPosition(offset))?;
+                continue;
+            };
             let Ok((stored, _)) = StoredMessage::decode(&message.record) else { continue };
             let same_topic = topic.is_none_or(|topic| stored.topic == topic);
             let same_key = match unique {
                 true => stored.properties.get(properties::UNIQ_KEY) == Some(key),
                 false => stored.properties.keys().any(|one| one == key),
             };
-            if same_topic && same_key && found.len() < limit {
-                found.push(message);
+            if same_topic && same_key {
+                match found.messages.len() < limit {
+                    true => found.messages.push(message),
+                    false => found.complete = false,
+                }
             }
         }
         Ok(found)
+    }
+
+    fn is_expired(&mut self, offset: LogPosition) -> Answer<bool> {
+        let logged = self.log.read(offset).map_err(|error| self.read_failed(error))?;
+        Ok(logged.is_some())
     }
 
     fn found_at(&mut self, offset: LogPosition) -> Answer<Option<FoundMessage>> {
@@ -180,13 +200,18 @@ impl Core {
         }))
     }
 
-    /// Finds a message by client id, or by offset message id.
-    pub fn locate(&mut self, id: &str) -> Answer<Vec<FoundMessage>> {
+    /// Finds messages by client id, or by offset message id.
+    pub fn locate(&mut self, id: &str) -> Answer<Found> {
         let mut found = self.find(None, id, true, QUERY_MAX)?;
         if let Ok(offset_id) = wire::ids::OffsetMessageId::parse(id) {
-            found.extend(self.found_at(LogPosition(offset_id.commitlog_offset))?);
+            found.messages.extend(self.found_at(LogPosition(offset_id.commitlog_offset))?);
         }
         Ok(found)
+    }
+
+    /// Finds messages of a topic by one of their keys.
+    pub fn locate_key(&mut self, topic: &str, key: &str) -> Answer<Found> {
+        self.find(Some(topic), key, false, QUERY_MAX)
     }
 
     /// The message of an identity; `None` when it is gone or of another epoch.

@@ -2,9 +2,9 @@
 //! with a position: it speaks of frames up to there, so the position is taken before the search.
 
 use super::{FeedError, FeedHandle};
-use crate::api::{Answer, FoundMessage, Query, QueryAnswer, Refusal, Request};
-use crate::core::Core;
-use lifecycle::identity::{Lineage, MessageIdentity, Name};
+use crate::api::{Answer, FoundMessage, Refusal};
+use crate::core::{Core, Found};
+use lifecycle::identity::{Lineage, MessageIdentity};
 use lifecycle::position::Position;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -103,8 +103,8 @@ pub(super) async fn locate(feed: &FeedHandle, query: LocateQuery) -> Result<Loca
             return Err(FeedError::Invalid("a key is looked up within a topic"));
         }
         LocateBy::Key(key) => {
-            let as_of = feed.look(|core, _| core.journal_head().0).await?;
-            (as_of, by_key(feed, query.topic.as_str().into(), key).await?)
+            let topic = query.topic.clone();
+            feed.look(move |core, _| (core.journal_head().0, core.locate_key(&topic, &key))).await?
         }
     };
     let mut complete = true;
@@ -114,13 +114,14 @@ pub(super) async fn locate(feed: &FeedHandle, query: LocateQuery) -> Result<Loca
         Err(Refusal::StorageFailed(error)) => {
             tracing::warn!(%error, "search is not complete");
             complete = false;
-            Vec::new()
+            Found::default()
         }
         Err(refusal) => return Err(refusal.into()),
     };
-    complete &= found.len() < CANDIDATES_MAX;
+    complete &= found.complete;
     let mut seen = BTreeSet::new();
     let mut places: Vec<Place> = found
+        .messages
         .iter()
         .filter_map(place)
         .filter(|place| query.topic.is_empty() || place.topic == query.topic)
@@ -131,14 +132,11 @@ pub(super) async fn locate(feed: &FeedHandle, query: LocateQuery) -> Result<Loca
     Ok(Located { places, as_of, complete })
 }
 
-/// Most messages the core finds for one question.
-const CANDIDATES_MAX: usize = 256;
-
 /// By client id or by offset id. Any 32 hex digits are both, so a place found by its offset must also be on the named host.
-fn by_id(core: &mut Core, id: &str) -> Answer<Vec<FoundMessage>> {
+fn by_id(core: &mut Core, id: &str) -> Answer<Found> {
     let mut found = core.locate(id)?;
     let offset_id = OffsetMessageId::parse(id).ok();
-    found.retain(|found| {
+    found.messages.retain(|found| {
         StoredMessage::decode(&found.record).is_ok_and(|(message, _)| {
             let by_offset = offset_id.is_some_and(|id| {
                 id.commitlog_offset == found.commitlog_offset && id.host == message.store_host
@@ -147,17 +145,6 @@ fn by_id(core: &mut Core, id: &str) -> Answer<Vec<FoundMessage>> {
         })
     });
     Ok(found)
-}
-
-async fn by_key(feed: &FeedHandle, topic: Name, key: String) -> Result<Answer<Vec<FoundMessage>>, FeedError> {
-    let max = CANDIDATES_MAX as u32;
-    let query = Query::ByKey { topic: Some(topic), key, unique: false, max, begin_ms: 0, end_ms: u64::MAX };
-    let answer = feed.core.call(|reply| Request::Query(query, reply)).await?;
-    Ok(answer.map(|answer| match answer {
-        QueryAnswer::Messages(found) => found,
-        // the core answers a question with its own kind of answer
-        _ => Vec::new(),
-    }))
 }
 
 pub(super) async fn inspect(
@@ -229,7 +216,7 @@ fn copies_of(core: &mut Core, parent: &FoundMessage) -> Vec<FoundMessage> {
     let id = StoredMessage::decode(&parent.record)
         .ok()
         .and_then(|(message, _)| message.properties.get(properties::UNIQ_KEY).map(str::to_owned));
-    let found = id.map(|id| core.locate(&id).unwrap_or_default()).unwrap_or_default();
+    let found = id.map(|id| core.locate(&id).unwrap_or_default().messages).unwrap_or_default();
     let is_copy = |found: &FoundMessage| found.lineage.is_some_and(|l| l.parent == parent.identity);
     found.into_iter().filter(is_copy).take(PLACES_MAX).collect()
 }

@@ -37,10 +37,11 @@ struct Taken {
 pub(super) async fn take(feed: &FeedHandle) -> Result<Snapshot, FeedError> {
     let taken = feed
         .look(|core, now| {
-            let (frame, position) = core.snapshot(now);
-            Taken { now, frame, position, epochs: core.state_view().epochs.clone() }
+            let (frame, position) = core.snapshot(now)?;
+            Some(Taken { now, frame, position, epochs: core.state_view().epochs.clone() })
         })
-        .await?;
+        .await?
+        .ok_or(FeedError::Invalid("the journal cannot be written now"))?;
     let (now, frame) = (taken.now, taken.frame);
     // a large one takes a while: not on the thread that runs the turns
     let frames = tokio::task::spawn_blocking(move || cut(now, frame)).await.map_err(|_| NotTaken::Stopped)?;

@@ -412,9 +412,14 @@ fn close_incarnations(
     segments: &mut [Segment],
     report: &mut JournalReport,
 ) -> Result<()> {
+    let last_run = segments.last().map(|segment| segment.incarnation);
     for index in 0..segments.len() {
         let following = segments.get(index + 1).copied();
         let segment = &mut segments[index];
+        if Some(segment.incarnation) == last_run {
+            // the last run may have been killed before it synced; whoever reads it is told that it is on disk
+            disk.open(&dir.join(segment_name(segment.number)), OpenMode::Existing)?.sync()?;
+        }
         if let Some(next) = following.filter(|next| next.incarnation == segment.incarnation) {
             segment.next_sequence = next.first_sequence.max(segment.first_sequence);
             continue;
