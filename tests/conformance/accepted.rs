@@ -36,6 +36,12 @@ fn both(difference: &Difference) -> bool {
     difference.theirs.is_some() && difference.ours.is_some()
 }
 
+fn is_local(difference: &Difference) -> bool {
+    let sides = [&difference.theirs, &difference.ours];
+    let is_local = |address: &str| address.trim_matches('"').starts_with("127.0.0.1:");
+    sides.into_iter().all(|side| side.as_deref().is_some_and(is_local))
+}
+
 /// Theirs, as far as it goes.
 fn theirs_is(difference: &Difference, text: &str) -> bool {
     difference.theirs.as_deref() == Some(text)
@@ -65,6 +71,9 @@ pub(crate) const ACCEPTED: &[Accepted] = &[
     ),
     any(0, "body[].bornHost.port", both, "the replaying client has another local port"),
     any(203, "body.connectionSet[].clientAddr", both, "the replaying client has another local port"),
+    any(0, "body[].storeHost", is_local, "our broker has another port"),
+    any(105, "body.brokerDatas[].brokerAddrs.0", is_local, "our broker has another port"),
+    any(106, "body.brokerAddrTable.broker-a.brokerAddrs.0", is_local, "our broker has another port"),
     any(0, "body[].storeTimestamp", both, "stored at another time"),
     any(202, "body.offsetTable.*", |d| d.path.ends_with("lastUpdateTimestamp"), "stored at another time"),
     any(208, "body.offsetTable.*", |d| d.path.ends_with("lastTimestamp"), "stored at another time"),
@@ -156,11 +165,16 @@ pub(crate) const ACCEPTED: &[Accepted] = &[
         when: |difference| difference.theirs_code == 17,
         reason: "their question overtook the heartbeat that makes the retry topic",
     },
+    only("send-status-flush-slave-timeout", 310, "code", NO_REPLICAS),
+    only("send-status-flush-slave-timeout", 105, "body.brokerDatas[].brokerAddrs.1", NO_REPLICAS),
+    only("send-status-slave-not-available", 310, "code", NO_REPLICAS),
     only("unknown-group-autocreate-off", 34, "*", UNKNOWN_GROUP),
     only("unknown-group-autocreate-off", 38, "*", UNKNOWN_GROUP),
     only("unknown-group-autocreate-off", 14, "*", UNKNOWN_GROUP),
     only("unknown-group-autocreate-off", 40, "to client 40", UNKNOWN_GROUP),
 ];
+
+const NO_REPLICAS: &str = "there are no replicas yet, so none is promised and SEND_OK is the truth";
 
 const UNKNOWN_GROUP: &str =
     "a group that may not be created is refused at its heartbeat, theirs only at its pulls";

@@ -181,3 +181,73 @@ fn record_fields(record: &StoredMessage<'_>) -> BTreeMap<String, String> {
     }
     fields
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transcript;
+    use wire::fields::Fields;
+
+    /// The paths that differ when one answer of a transcript is compared with a changed copy of itself.
+    fn paths(transcript: &str, code: i32, change: impl FnOnce(&mut Command)) -> Vec<String> {
+        let lines = transcript::read(transcript);
+        let asked = |line: &&transcript::Line| line.from_client && line.command.code == code;
+        let request = lines.iter().find(asked).unwrap();
+        let answer = lines.iter().find(|line| line.answers == Some(request.number)).unwrap();
+        let mut ours = answer.command.clone();
+        change(&mut ours);
+        let answers = Answers {
+            request: &request.command,
+            theirs: &answer.command,
+            known_len: answer.body_known_len,
+            ours: &ours,
+        };
+        differences(&answers).into_iter().map(|difference| difference.path).collect()
+    }
+
+    #[test]
+    fn an_answer_is_like_itself_whatever_the_order_of_its_fields() {
+        for (transcript, code) in
+            [("push-consumer-clustering", 11), ("mqadmin-topicStatus", 202), ("producer-sync", 310)]
+        {
+            let turned = |ours: &mut Command| {
+                let fields: Vec<_> = ours.fields.iter().flat_map(|fields| fields.iter()).collect();
+                let turned: Fields = fields.into_iter().rev().collect();
+                ours.fields = ours.fields.is_some().then_some(turned);
+            };
+            assert_eq!(paths(transcript, code, turned), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn every_part_that_differs_is_named() {
+        let check = |transcript: &str, code: i32, change: fn(&mut Command), expected: &[&str]| {
+            assert_eq!(paths(transcript, code, change), expected);
+        };
+        check("producer-sync", 310, |ours| ours.code = 10, &["code"]);
+        check("producer-sync", 310, |ours| ours.remark = Some("x".into()), &["remark"]);
+        check(
+            "producer-sync",
+            310,
+            |ours| ours.fields = None,
+            &["ext", "ext.MSG_REGION", "ext.TRACE_ON", "ext.msgId", "ext.queueId", "ext.queueOffset"],
+        );
+        check(
+            "producer-sync",
+            105,
+            |ours| ours.body = r#"{"queueDatas":[]}"#.into(),
+            &["body.brokerDatas", "body.filterServerTable", "body.queueDatas"],
+        );
+        // the first record's queue id, its last property byte, the whole last record
+        check("push-consumer-clustering", 11, |ours| flip_at(ours, 15), &["body[].queueId"]);
+        check("push-consumer-clustering", 11, |ours| flip_at(ours, 195), &["body[].properties.n"]);
+        let shorter = |ours: &mut Command| ours.body.truncate(2 * 196);
+        assert_eq!(paths("push-consumer-clustering", 11, shorter), ["body.length"]);
+    }
+
+    fn flip_at(ours: &mut Command, at: usize) {
+        let mut body = ours.body.to_vec();
+        body[at] ^= 1;
+        ours.body = body.into();
+    }
+}

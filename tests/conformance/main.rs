@@ -8,6 +8,7 @@ mod fastjson;
 mod given;
 mod replay;
 mod server;
+mod slow_disk;
 mod transcript;
 
 use accepted::ACCEPTED;
@@ -31,9 +32,9 @@ fn check(transcript: &str) {
     check_with(transcript, config(), Duration::ZERO);
 }
 
-fn check_with(transcript: &str, config: Config, flush_delay: Duration) {
+fn check_with(transcript: &str, config: Config, sync_time: Duration) {
     let lines = transcript::read(transcript);
-    let server = Server::start(config, flush_delay);
+    let server = Server::start(config, sync_time);
     let found = Replay::new(server.addresses).run(&lines);
     judge(transcript, &found);
 }
@@ -263,4 +264,15 @@ fn unknown_group_autocreate_off() {
 fn send_status_flush_disk_timeout() {
     let config = Config { flush_disk_type: FlushDiskType::Sync, sync_flush_timeout_ms: 1, ..config() };
     check_with("send-status-flush-disk-timeout", config, Duration::from_millis(500));
+}
+
+#[test]
+fn send_status_flush_slave_timeout() {
+    check("send-status-flush-slave-timeout");
+}
+
+#[test]
+fn send_status_slave_not_available() {
+    let config = Config { auto_create_topics: false, ..config() };
+    check_with("send-status-slave-not-available", config, Duration::ZERO);
 }

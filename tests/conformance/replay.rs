@@ -193,7 +193,7 @@ impl Replay {
             else {
                 return false;
             };
-            theirs.host == ours.host
+            ours.host == self.addresses.broker
                 && self.places.get(&theirs.commitlog_offset) == Some(&ours.commitlog_offset)
         };
         let same_number = |known: Option<String>| known.as_ref() == Some(ours);
