@@ -12,7 +12,7 @@ pub mod threads;
 
 pub use self::core::Core;
 pub use engine::{FACTS_BACKLOG_MAX, REPLAY_PATIENCE_MS};
-pub use handle::{AgentError, AgentHandle, OperatorAct};
+pub use handle::{AgentError, AgentHandle, Observation, OperatorAct};
 pub use load::{LoadError, OpenLedger};
 pub use status::{CheckpointStatus, Phase, SourceKind, SourceStatus, Status};
 
@@ -26,7 +26,7 @@ use crate::ledger;
 use asking::Asking;
 use engine::{Engine, LoadedCore, Wires};
 use feeder::Feeder;
-use handle::{EVIDENCE_MAX, Evidence, QUERIES_MAX, Query};
+use handle::{EVIDENCE_MAX, Evidence, OBSERVATIONS_MAX, QUERIES_MAX, Query};
 use lifecycle::clock::Now;
 use lifecycle::identity::{Incarnation, Name};
 use load::{Loaded, Place};
@@ -34,7 +34,7 @@ use std::sync::Arc;
 use store::disk::Disk;
 use thiserror::Error;
 use tokio::runtime::Runtime;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 
 /// What a question sees: one consistent state, all verdicts in it durable.
 pub struct View<'a> {
@@ -100,6 +100,7 @@ impl Agent {
         let (status_sender, status) = watch::channel(Arc::new(Status::default()));
         let (stop_sender, stop) = watch::channel(false);
         let (failure_sender, failure) = watch::channel(None);
+        let (observations, _) = broadcast::channel(OBSERVATIONS_MAX);
         let handle = AgentHandle {
             queries: query_sender,
             evidence: evidence_sender,
@@ -107,8 +108,18 @@ impl Agent {
             sources: sources.clone(),
             stop: Arc::new(stop_sender),
             failure,
+            observations: observations.clone(),
         };
-        let inner = Inner { config, environment, sources, queries, evidence, stop, status: status_sender };
+        let inner = Inner {
+            config,
+            environment,
+            sources,
+            queries,
+            evidence,
+            stop,
+            status: status_sender,
+            observations,
+        };
         std::thread::Builder::new().name("agent".into()).spawn(move || {
             let run = std::panic::AssertUnwindSafe(|| inner.run(&runtime));
             let outcome =
@@ -154,11 +165,12 @@ struct Inner {
     evidence: mpsc::Receiver<Evidence>,
     stop: watch::Receiver<bool>,
     status: watch::Sender<Arc<Status>>,
+    observations: broadcast::Sender<Observation>,
 }
 
 impl Inner {
     fn run(self, runtime: &Runtime) -> Result<(), String> {
-        let Inner { config, environment, sources, queries, evidence, stop, status } = self;
+        let Inner { config, environment, sources, queries, evidence, stop, status, observations } = self;
         let Environment { clock, disk, incarnation, ledger, .. } = environment;
         let names: Vec<Name> = sources.iter().map(|source| source.name()).collect();
         let open = ledger.unwrap_or_else(|| {
@@ -199,7 +211,8 @@ impl Inner {
             feeders.push(Feeder::new(status, intake, orders));
         }
         let asking = Asking::new(sources.clone());
-        let start = LoadedCore { core, evidence_status, facts, stale, records, status: first, asking };
+        let start =
+            LoadedCore { core, evidence_status, facts, stale, records, status: first, asking, observations };
         let engine = Engine::new(start, feeders, config.checkpoint, clock);
         let wires = Wires { events, told, queries, jobs: job_sender, done, stop, status };
         let outcome = runtime.block_on(engine.run(wires));

@@ -96,12 +96,13 @@ impl Core {
         Ok(())
     }
 
-    /// Judges what happened since the last call.
-    pub fn judge(&mut self, hearing: Hearing<'_>) -> Vec<Record> {
+    /// Judges what happened since the last call. Returns what was said, and how long after the event each confirmed one.
+    pub fn judge(&mut self, hearing: Hearing<'_>) -> (Vec<Record>, Vec<u64>) {
         let Hearing { now, heads, answers } = hearing;
         let events = self.books.take_events();
         let told = self.judge.step(&self.books, StepInput { events, now, heads, answers });
-        told.into_iter().map(record).collect()
+        let delays = told.iter().filter_map(|event| event.detection_delay_ms).collect();
+        (told.into_iter().map(record).collect(), delays)
     }
 
     /// What the judge wants to ask the sources.

@@ -7,7 +7,7 @@
 use super::asking::Asking;
 use super::core::{Core, Hearing};
 use super::feeder::Feeder;
-use super::handle::Query;
+use super::handle::{Observation, Query};
 use super::status::{Phase, SourceStatus, Status};
 use super::threads::{Outcome, Told};
 use super::{Clock, View};
@@ -22,7 +22,7 @@ use lifecycle::clock::Now;
 use lifecycle::position::Position;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 
 /// Facts folded while one checkpoint is under way; then sources wait.
 pub const FACTS_BACKLOG_MAX: u64 = 2_000_000;
@@ -53,6 +53,7 @@ pub struct Wires {
 struct Flight {
     positions: Vec<Position>,
     holds_verdicts: bool,
+    delays: Vec<u64>,
     started_ms: u64,
     started_wall_ms: u64,
 }
@@ -66,8 +67,11 @@ pub struct Engine {
     checkpoint: CheckpointConfig,
     clock: Clock,
     asking: Asking,
+    observations: broadcast::Sender<Observation>,
     stale: Vec<Change>,
     records: Vec<Record>,
+    /// From event to confirmation, of the verdicts in `records`.
+    delays: Vec<u64>,
     flight: Option<Flight>,
     last_start_ms: u64,
     last_judged_ms: u64,
@@ -79,7 +83,8 @@ pub struct Engine {
 impl Engine {
     /// Takes over what was loaded (without its stores, which are the threads').
     pub fn new(loaded: LoadedCore, feeders: Vec<Feeder>, checkpoint: CheckpointConfig, clock: Clock) -> Self {
-        let LoadedCore { core, evidence_status, facts, stale, records, status, asking } = loaded;
+        let LoadedCore { core, evidence_status, facts, stale, records, status, asking, observations } =
+            loaded;
         let now = clock();
         let unsaved = facts + u64::from(!records.is_empty() || !stale.is_empty());
         let mut engine = Engine {
@@ -90,8 +95,10 @@ impl Engine {
             checkpoint,
             clock,
             asking,
+            observations,
             stale,
             records,
+            delays: Vec::new(),
             flight: None,
             last_start_ms: now.mono_ms,
             last_judged_ms: 0,
@@ -222,8 +229,13 @@ impl Engine {
         self.last_start_ms = now.mono_ms;
         let positions = self.feeders.iter().map(|feeder| feeder.status.position).collect();
         let holds_verdicts = !job.records.is_empty();
-        self.flight =
-            Some(Flight { positions, holds_verdicts, started_ms: now.mono_ms, started_wall_ms: now.wall_ms });
+        self.flight = Some(Flight {
+            positions,
+            holds_verdicts,
+            delays: std::mem::take(&mut self.delays),
+            started_ms: now.mono_ms,
+            started_wall_ms: now.wall_ms,
+        });
         wires.jobs.try_send(job).map_err(|_| "checkpoint thread is gone".to_owned())
     }
 
@@ -234,7 +246,9 @@ impl Engine {
         let answers = self.asking.take();
         // what an answer settles is no fact, but a change to be saved
         self.folded(answers.len() as u64);
-        self.records.extend(self.core.judge(Hearing { now, heads: &heads, answers }));
+        let (records, delays) = self.core.judge(Hearing { now, heads: &heads, answers });
+        self.records.extend(records);
+        self.delays.extend(delays);
         for question in self.core.questions(self.asking.room()) {
             self.asking.ask(question);
         }
@@ -264,6 +278,11 @@ impl Engine {
         checkpoint.unsaved_since_wall_ms = if self.facts_unsaved > 0 { flight.started_wall_ms } else { 0 };
         checkpoint.rows = durable.rows;
         checkpoint.verdict_records = durable.verdict_records;
+        let took = Observation::CheckpointMs(checkpoint.took_ms);
+        for observation in flight.delays.into_iter().map(Observation::DetectionMs).chain([took]) {
+            // nobody may be listening
+            self.observations.send(observation).ok();
+        }
         for (feeder, position) in self.feeders.iter().zip(flight.positions) {
             feeder.confirm(position);
         }
@@ -304,4 +323,6 @@ pub struct LoadedCore {
     pub status: Status,
     /// The way to the sources.
     pub asking: Asking,
+    /// To whoever keeps histograms.
+    pub observations: broadcast::Sender<Observation>,
 }

@@ -10,7 +10,7 @@ use lifecycle::position::Position;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 /// Questions waiting for the loop; beyond it callers are told `Busy`.
 pub const QUERIES_MAX: usize = 256;
@@ -58,6 +58,18 @@ pub struct Evidence {
     pub reply: oneshot::Sender<Result<Position, AgentError>>,
 }
 
+/// Observations that wait for a slow listener; beyond it the oldest are dropped (they feed histograms only).
+pub const OBSERVATIONS_MAX: usize = 1024;
+
+/// How long something took, told once it is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Observation {
+    /// A checkpoint, from the snapshot of the books to durable.
+    CheckpointMs(u64),
+    /// From an event to its confirmed verdict.
+    DetectionMs(u64),
+}
+
 /// The agent, as others see it. Cloning is cheap.
 #[derive(Clone)]
 pub struct AgentHandle {
@@ -67,6 +79,7 @@ pub struct AgentHandle {
     pub(super) sources: Arc<Vec<Arc<dyn Source>>>,
     pub(super) stop: Arc<watch::Sender<bool>>,
     pub(super) failure: watch::Receiver<Option<String>>,
+    pub(super) observations: broadcast::Sender<Observation>,
 }
 
 impl AgentHandle {
@@ -142,6 +155,11 @@ impl AgentHandle {
     pub async fn status_changed(&mut self) -> Result<Arc<Status>, AgentError> {
         self.status.changed().await.map_err(|_| AgentError::Stopped)?;
         Ok(self.status.borrow_and_update().clone())
+    }
+
+    /// What is observed from now on, for histograms.
+    pub fn observations(&self) -> broadcast::Receiver<Observation> {
+        self.observations.subscribe()
     }
 
     /// Why the agent stopped by itself; `None` while it runs, and after an ordered stop.

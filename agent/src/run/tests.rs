@@ -389,11 +389,10 @@ async fn a_ledger_that_fails_on_either_side_of_a_commit_stops_the_agent_and_lose
             let all = two_runs();
             let runs = all.0.lock().unwrap().runs.clone();
             let source = FakeSource::with(vec![(run_of(1), runs[0].1[..12].to_vec())]);
-            let mut handle = start(&disk, &ledger, &source);
             let mut failures = 0;
             for upto in [12, 20, 31] {
                 source.0.lock().unwrap().runs[0].1 = runs[0].1[..upto].to_vec();
-                // a running stream of the fake does not grow: a restart reads on
+                let handle = start(&disk, &ledger, &source);
                 if settle(&handle).await.is_err() {
                     failures += 1;
                     handle.stopped().await;
@@ -401,8 +400,8 @@ async fn a_ledger_that_fails_on_either_side_of_a_commit_stops_the_agent_and_lose
                     stop(handle).await;
                 }
                 disk.kill();
-                handle = start(&disk, &ledger, &source);
             }
+            let handle = start(&disk, &ledger, &source);
             settle(&handle).await.unwrap();
             assert_eq!(stored(&handle).await, 30 * PER_FRAME, "{fault:?} at {number}");
             assert_eq!(failures, 1, "{fault:?} at {number}");
@@ -415,10 +414,17 @@ async fn a_ledger_that_fails_on_either_side_of_a_commit_stops_the_agent_and_lose
 async fn a_ledger_that_is_gone_is_built_again_from_the_feed() {
     let (disk, ledger, source) = (SimDisk::new(), MemoryLedger::new(), two_runs());
     let handle = start(&disk, &ledger, &source);
+    let mut observations = handle.observations();
     handle.report_sent(vec![report("a")]).await.unwrap();
     settle(&handle).await.unwrap();
     assert_eq!(never_stored(&handle).await, 1);
     stop(handle).await;
+    let mut seen = Vec::new();
+    while let Ok(observation) = observations.try_recv() {
+        seen.push(observation);
+    }
+    assert!(seen.iter().any(|o| matches!(o, Observation::CheckpointMs(_))));
+    assert_eq!(seen.iter().filter(|o| matches!(o, Observation::DetectionMs(_))).count(), 1);
     ledger.wipe();
     let handle = start(&disk, &ledger, &source);
     let status = settle(&handle).await.unwrap();
