@@ -71,8 +71,6 @@ pub struct JudgeConfig {
     pub send_unknown_ms: u64,
     /// The broker may take so long after a restart to make a lost copy again.
     pub copy_remade_ms: u64,
-    /// A dead-letter copy that failed may be tried again for so long.
-    pub dlq_write_ms: u64,
 }
 
 impl Default for AgentConfig {
@@ -108,7 +106,6 @@ impl Default for JudgeConfig {
             timer_slack_ms: 30_000,
             send_unknown_ms: 10_000,
             copy_remade_ms: 30_000,
-            dlq_write_ms: 60_000,
         }
     }
 }

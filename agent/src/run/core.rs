@@ -131,7 +131,6 @@ fn deadlines(config: &AgentConfig) -> Deadlines {
         timer_slack_ms: config.judge.timer_slack_ms,
         send_unknown_ms: config.judge.send_unknown_ms,
         copy_remade_ms: config.judge.copy_remade_ms,
-        dlq_write_ms: config.judge.dlq_write_ms,
         ..Deadlines::default()
     }
 }
