@@ -173,9 +173,9 @@ impl Judge {
     ) -> &mut Incident {
         let growing = self.by_key.get(&key).and_then(|all| all.last()).copied();
         let growing = growing.filter(|id| {
-            self.incidents.get(id).is_some_and(|i| {
-                matches!(i.verdict.state, VerdictState::Suspected | VerdictState::Confirmed) && !i.is_full()
-            })
+            self.incidents
+                .get(id)
+                .is_some_and(|i| i.verdict.state.is_open() && !i.is_emptied() && !i.is_full())
         });
         let id = match growing {
             Some(id) => id,

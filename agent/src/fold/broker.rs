@@ -121,6 +121,8 @@ pub struct StoreBook {
 pub enum Stale {
     /// A group that was deleted (and perhaps created again since): first of all, its old rows go.
     GroupGone(Name),
+    /// A queue a group no longer owes: likewise.
+    QueueGone(Name, QueueKey),
     /// A topic.
     Topic(TopicIncarnation),
     /// The queues of a topic, 64 together.
@@ -380,6 +382,7 @@ impl BrokerBooks {
                 if let Some(group) = self.groups.get_mut(&owner) {
                     group.queues.remove(&key);
                 }
+                self.stale.insert(Stale::QueueGone(owner.clone(), key));
                 self.stale.insert(Stale::GroupQueues(owner, key.topic, key.queue_id / QUEUES_PER_ROW));
             }
         }

@@ -69,12 +69,12 @@ impl DeadLetters {
         }
     }
 
-    /// Notes what became of one.
-    pub fn end(&mut self, queue: QueueKey, offset: u64, outcome: Outcome) {
-        if let Some(letter) = self.entries.get_mut(&(queue, offset)) {
-            letter.outcome = outcome;
-            self.touched.insert((queue, offset / DEAD_LETTER_WINDOW));
-        }
+    /// Notes what became of one; whether it is here.
+    pub fn end(&mut self, queue: QueueKey, offset: u64, outcome: Outcome) -> bool {
+        let Some(letter) = self.entries.get_mut(&(queue, offset)) else { return false };
+        letter.outcome = outcome;
+        self.touched.insert((queue, offset / DEAD_LETTER_WINDOW));
+        true
     }
 
     /// Removes those at or above `end`: recovery cut them off.

@@ -1,28 +1,21 @@
 //! Owns a small window of recently stored client ids, to notice an id that comes twice. Finds candidates only: whether they
 //! are one send stored twice is asked of the source. Not part of the books: it is empty after a restart, and bounded.
 
-use lifecycle::identity::{MessageIdentity, QueueKey};
+use lifecycle::identity::MessageIdentity;
 
 /// Ids remembered.
 pub const REPEAT_WINDOW: usize = 65_536;
 
-#[derive(Clone, Copy, Default)]
-struct Slot {
-    hash: u64,
-    queue: QueueKey,
-    queue_offset: u64,
-    epoch: u64,
-}
-
-/// The window.
+/// The window. Hashes lie apart from places: most ids are new, and then only a hash is read.
 #[derive(Clone)]
 pub struct Repeats {
-    slots: Vec<Slot>,
+    hashes: Vec<u64>,
+    places: Vec<MessageIdentity>,
 }
 
 impl Default for Repeats {
     fn default() -> Self {
-        Repeats { slots: vec![Slot::default(); REPEAT_WINDOW] }
+        Repeats { hashes: vec![0; REPEAT_WINDOW], places: vec![MessageIdentity::default(); REPEAT_WINDOW] }
     }
 }
 
@@ -33,15 +26,10 @@ impl Repeats {
             return None;
         }
         let hash = hash(id);
-        let slot = self.slots.get_mut(hash as usize % REPEAT_WINDOW)?;
-        let before = *slot;
-        *slot = Slot { hash, queue: at.queue, queue_offset: at.queue_offset, epoch: at.epoch_number };
-        let first = MessageIdentity {
-            queue: before.queue,
-            queue_offset: before.queue_offset,
-            epoch_number: before.epoch,
-        };
-        (before.hash == hash && first != at).then_some(first)
+        let index = hash as usize % REPEAT_WINDOW;
+        let known = std::mem::replace(self.hashes.get_mut(index)?, hash);
+        let first = std::mem::replace(self.places.get_mut(index)?, at);
+        (known == hash && first != at).then_some(first)
     }
 }
 
@@ -49,19 +37,20 @@ impl Repeats {
 fn hash(id: &[u8]) -> u64 {
     const K: u64 = 0x9E37_79B9_7F4A_7C15;
     let mut h = K ^ id.len() as u64;
-    for chunk in id.chunks(8) {
-        let mut bytes = [0u8; 8];
-        for (to, from) in bytes.iter_mut().zip(chunk) {
-            *to = *from;
-        }
-        h = (h ^ u64::from_le_bytes(bytes)).wrapping_mul(K).rotate_left(29);
+    let mut words = id.chunks_exact(8);
+    for word in words.by_ref() {
+        let word = word.try_into().map_or(0, u64::from_le_bytes);
+        h = (h ^ word).wrapping_mul(K).rotate_left(29);
     }
+    let rest = words.remainder().iter().fold(0u64, |rest, byte| (rest << 8) | u64::from(*byte));
+    h = (h ^ rest).wrapping_mul(K).rotate_left(29);
     (h ^ (h >> 31)).max(1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lifecycle::identity::QueueKey;
 
     fn at(n: u64) -> MessageIdentity {
         MessageIdentity { queue: QueueKey::default(), queue_offset: n, epoch_number: 1 }

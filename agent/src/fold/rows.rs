@@ -84,9 +84,10 @@ impl Saved {
             .collect()
     }
 
-    /// Whether this object was saved.
-    pub fn contains(&self, key: &[u8]) -> bool {
-        self.objects.contains_key(key)
+    /// Whether any saved object's key starts with `prefix`.
+    pub fn has_prefix(&self, prefix: &[u8]) -> bool {
+        let next = self.objects.range(prefix.to_vec()..).next();
+        next.is_some_and(|(key, _)| key.starts_with(prefix))
     }
 
     /// How many rows the ledger holds.

@@ -1,6 +1,8 @@
 //! Any facts, in any order: no panic, the books balance after every frame, duplicates and re-reading change nothing, and the
 //! rows give the same books back.
 
+mod rate;
+
 use super::*;
 use crate::fold::rows::ROW_LEN_MAX;
 use lifecycle::clock::Now;

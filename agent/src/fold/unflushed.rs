@@ -166,6 +166,16 @@ impl UnflushedQueue {
         })
     }
 
+    /// The ordinal of a message that is still waiting for the disk.
+    pub fn ordinal_of(&self, queue: QueueKey, offset: u64) -> Option<u64> {
+        self.entries.iter().find_map(|entry| {
+            let mut runs = entry.indexed_runs();
+            let held = |run: &StoredRun| (run.queue_offset..run.queue_offset + run.count).contains(&offset);
+            let (index, run) = runs.find(|(_, run)| run.queue == queue && held(run))?;
+            Some(entry.first_ordinal + index + (offset - run.queue_offset))
+        })
+    }
+
     /// Where the messages with ordinals `from..to` are, and their ids.
     pub fn by_ordinal(&self, from: u64, to: u64, epoch: u64) -> (Vec<Span>, Vec<NamedMessage>) {
         let mut spans = Vec::new();

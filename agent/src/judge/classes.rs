@@ -2,6 +2,7 @@
 //! grows or shrinks. Never decides when to speak ([`super::Judge::step`] does).
 
 use super::Judge;
+use super::incident::Incident;
 use super::verdict::VerdictState;
 use crate::fold::Books;
 use crate::fold::class::Class;
@@ -74,11 +75,11 @@ impl Judge {
         }
     }
 
-    /// Adds a span to the incident of this key, citing the frame; nothing when a cause-mate knows it already.
-    fn grow(&mut self, books: &Books, event: &Event, about: About<'_>) {
+    /// Adds a span to the incident of this key, citing the frame; `None` when a cause-mate knows it already.
+    fn grow(&mut self, books: &Books, event: &Event, about: About<'_>) -> Option<&mut Incident> {
         let news = self.news_of(&about.key, &about.span);
         if news.is_empty() {
-            return;
+            return None;
         }
         let topic = topic_name(books, event, about.span);
         let group = about.group.to_owned();
@@ -89,6 +90,7 @@ impl Judge {
         incident.add_topic(&topic);
         incident.add_span(&about.span, &news);
         incident.cite(event, about.text);
+        Some(incident)
     }
 
     fn evidence_gap(&mut self, books: &Books, event: &Event, gap: (Incarnation, u64, u64)) {
@@ -109,6 +111,7 @@ impl Judge {
         let stop = if *clean { "clean stop" } else { "no clean stop" };
         let text = format!("recovered after {stop}: {lost} messages known to have been stored are gone");
         let key = lost_key(event, *closed_epoch);
+        let mut grown = false;
         for span in spans {
             let about = About {
                 class: Class::StoredNotFlushedLost,
@@ -117,12 +120,14 @@ impl Judge {
                 span: *span,
                 text: text.clone(),
             };
-            self.grow(books, event, about);
+            if let Some(incident) = self.grow(books, event, about) {
+                incident.verdict.epoch = *closed_epoch;
+                grown = true;
+            }
             self.close_span(span, |v| v.class == Class::AnsweredNotDurable && v.broker == *event.source);
         }
-        if !spans.is_empty() {
+        if grown {
             let incident = self.incident_for(books, Class::StoredNotFlushedLost, key, event);
-            incident.verdict.epoch = *closed_epoch;
             for NamedMessage { id, .. } in named {
                 incident.add_id(id);
             }
@@ -157,10 +162,10 @@ impl Judge {
         let key = copy_key(event, group, parent, reason);
         let due = event.wall_ms.saturating_add(self.deadlines.copy_remade_ms);
         let text = format!("recovery took the copy at offset {}; it was to be made again", copy.from);
-        let about = About { class: Class::StoredNotFlushedLost, key: key.clone(), group, span: copy, text };
-        self.grow(books, event, about);
-        let incident = self.incident_for(books, Class::StoredNotFlushedLost, key, event);
-        incident.verdict.due_wall_ms = due;
+        let about = About { class: Class::StoredNotFlushedLost, key, group, span: copy, text };
+        if let Some(incident) = self.grow(books, event, about) {
+            incident.verdict.due_wall_ms = due;
+        }
     }
 
     fn copy_remade(&mut self, event: &Event, group: &Name, parent: MessageIdentity, reason: CopyReason) {
@@ -207,15 +212,7 @@ impl Judge {
             span.from,
             span.to
         );
-        self.grow(books, event, About { class, key: key.clone(), group, span, text });
-        if class == Class::DlqWriteFailed {
-            // the position has passed it: nothing will try again
-            if let Some(id) = self.by_key.get(&key).and_then(|all| all.last()).copied()
-                && let Some(incident) = self.incident_mut(&id)
-            {
-                incident.verdict.due_wall_ms = 0;
-            }
-        }
+        self.grow(books, event, About { class, key, group, span, text });
     }
 
     fn answered_not_durable(
@@ -227,15 +224,18 @@ impl Judge {
     ) {
         let (spans, named) = what;
         let key = format!("not-durable/{}/{}/{}", event.source, event.epoch, event.at.incarnation);
+        let mut grown = false;
         for span in spans {
             let text = format!("answered {answer:?} at offset {} and on", span.from);
             let about =
                 About { class: Class::AnsweredNotDurable, key: key.clone(), group: "", span: *span, text };
-            self.grow(books, event, about);
+            grown |= self.grow(books, event, about).is_some();
         }
-        let incident = self.incident_for(books, Class::AnsweredNotDurable, key, event);
-        for NamedMessage { id, .. } in named {
-            incident.add_id(id);
+        if grown {
+            let incident = self.incident_for(books, Class::AnsweredNotDurable, key, event);
+            for NamedMessage { id, .. } in named {
+                incident.add_id(id);
+            }
         }
     }
 
@@ -259,10 +259,9 @@ impl Judge {
         let Some(span) = span else { return };
         let key = format!("unacked/{}/{}", event.source, event.epoch);
         let text = format!("the answer for offset {} could not be written", span.from);
-        let about = About { class: Class::StoredThoughUnacked, key: key.clone(), group: "", span, text };
-        self.grow(books, event, about);
-        if let Some(id) = id {
-            self.incident_for(books, Class::StoredThoughUnacked, key, event).add_id(id);
+        let about = About { class: Class::StoredThoughUnacked, key, group: "", span, text };
+        if let (Some(incident), Some(id)) = (self.grow(books, event, about), id) {
+            incident.add_id(id);
         }
     }
 
@@ -281,13 +280,11 @@ impl Judge {
         let span = one(parent);
         let topic = parent.queue.topic.0;
         let class = Class::DlqWriteFailed;
-        let key = format!("{}/{}/{}/{group}/{topic:x}", class.text(), event.source, event.epoch);
+        // a key of its own: what is passed without a copy moves to the incident of the lost ones
+        let key = format!("dlq-failing/{}/{}/{group}/{topic:x}", event.source, event.epoch);
         let text = format!("the dead-letter copy of offset {} could not be stored", parent.queue_offset);
-        self.grow(books, event, About { class, key: key.clone(), group, span, text });
-        let due = event.wall_ms.saturating_add(self.deadlines.dlq_write_ms);
-        let incident = self.incident_for(books, class, key, event);
-        if incident.verdict.state == VerdictState::Suspected {
-            incident.verdict.due_wall_ms = due;
+        if let Some(incident) = self.grow(books, event, About { class, key, group, span, text }) {
+            incident.verdict.due_wall_ms = NEVER;
         }
     }
 
@@ -372,6 +369,9 @@ impl Judge {
         }
     }
 }
+
+/// The due time of a suspicion that only later evidence can confirm, under another key.
+const NEVER: u64 = u64::MAX;
 
 /// What an incident grows by.
 struct About<'a> {

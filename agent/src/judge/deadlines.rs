@@ -12,8 +12,6 @@ pub struct Deadlines {
     pub send_known_ms: u64,
     /// The broker may take this long after a restart to make a lost copy again.
     pub copy_remade_ms: u64,
-    /// A failed dead-letter copy may be tried again this long.
-    pub dlq_write_ms: u64,
     /// An unanswered question is asked again after this.
     pub ask_again_ms: u64,
 }
@@ -25,7 +23,6 @@ impl Default for Deadlines {
             send_unknown_ms: 10_000,
             send_known_ms: 0,
             copy_remade_ms: 30_000,
-            dlq_write_ms: 60_000,
             ask_again_ms: 2_000,
         }
     }

@@ -73,8 +73,25 @@ pub fn message(books: &Books, judge: &Judge, asked: &Asked) -> MessageTimeline {
 }
 
 fn is_copy(books: &Books, source: &Name, at: MessageIdentity) -> bool {
-    let topic = books.brokers.get(source).map_or("", |broker| broker.topic_name(at.queue.topic));
+    is_system(books.brokers.get(source).map_or("", |broker| broker.topic_name(at.queue.topic)))
+}
+
+/// Topics that hold only what brokers copy or keep for themselves.
+fn is_system(topic: &str) -> bool {
     ["%RETRY%", "%DLQ%", "SCHEDULE_TOPIC", "RMQ_SYS"].iter().any(|prefix| topic.starts_with(prefix))
+}
+
+/// Answers are decided in the order of storing, so only those that still wait need to be known one by one.
+fn answered(broker: &BrokerBooks, at: MessageIdentity) -> Stage {
+    let ordinal = broker.unflushed.ordinal_of(at.queue, at.queue_offset);
+    if ordinal.is_some_and(|ordinal| ordinal >= broker.answered_end) {
+        return stage("answered", "not yet", None, "the answer was not decided yet".to_owned());
+    }
+    if ordinal.is_some_and(|ordinal| broker.at_risk.contains(ordinal)) {
+        let text = "answered with less than the promised durability".to_owned();
+        return stage("answered", "yes", None, text);
+    }
+    stage("answered", "yes", None, "the answer was decided; that it arrived is never claimed".to_owned())
 }
 
 fn with_epoch(broker: &BrokerBooks, at: MessageIdentity) -> MessageIdentity {
@@ -102,7 +119,11 @@ fn store_stages(broker: &BrokerBooks, at: MessageIdentity, loss: Option<&Verdict
     let place = format!("queue {} offset {}, epoch {}", at.queue.queue_id, at.queue_offset, at.epoch_number);
     let about = since.map_or(String::new(), |ms| format!(", not before {}", times::text(ms)));
     stages.push(stage("stored", "yes", None, format!("{place}{about}")));
+    if !is_system(broker.topic_name(at.queue.topic)) {
+        stages.push(answered(broker, at));
+    }
     if let Some(verdict) = loss {
+        stages.push(stage("flushed", "no", None, "it was not on disk when the epoch ended".to_owned()));
         let mut lost = stage("lost", "yes", Some(verdict.event_wall_ms), verdict.cause.event.clone());
         lost.evidence = verdict.evidence.iter().map(evidence).collect();
         stages.push(lost);
@@ -158,6 +179,7 @@ fn in_group(
         }
         _ => {}
     }
+    stages.extend(ended_stages(state));
     if let Some(verdict) = lost {
         let mut lost = stage("lost", "yes", Some(verdict.event_wall_ms), verdict.cause.event.clone());
         lost.evidence = verdict.evidence.iter().map(evidence).collect();
@@ -170,6 +192,27 @@ fn in_group(
         attempt: mark.filter(|mark| mark.attempt > 0).map(|mark| mark.attempt),
         lease_until_wall_ms: mark.map(|mark| mark.lease_until_ms).filter(|until| *until > 1),
         stages,
+    }
+}
+
+/// The stages a finished debt went through.
+fn ended_stages(state: &str) -> Vec<Stage> {
+    let yes = |name: &str, text: &str| stage(name, "yes", None, text.to_owned());
+    let delivered = || yes("delivered", "a member was handed it");
+    match state {
+        "settled" => {
+            vec![delivered(), yes("acked", "acknowledged, or passed by the group's progress after delivery")]
+        }
+        "filtered" => vec![yes("filtered", "the group's subscription excludes it")],
+        "moved" => vec![delivered(), yes("copied", "sent back: a copy took over the debt")],
+        "dead-lettered" => {
+            vec![delivered(), yes("dead-lettered", "out of attempts: a copy is in the dead-letter topic")]
+        }
+        "undelivered" => vec![stage("delivered", "not yet", None, "no member was handed it".to_owned())],
+        "undecided" => {
+            vec![stage("delivered", "unknown", None, "the evidence of its delivery is missing".to_owned())]
+        }
+        _ => Vec::new(),
     }
 }
 

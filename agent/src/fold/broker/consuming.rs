@@ -385,7 +385,11 @@ impl BrokerBooks {
         }
         for (from, to) in lost.iter() {
             for offset in from..to {
-                self.group_mut(&group).dead_letters.end(key, offset, Outcome::Expired);
+                if let Some(books) = self.groups.get_mut(&group) {
+                    books.dead_letters.end(key, offset, Outcome::Expired);
+                    books.dirty = true;
+                    self.stale.insert(Stale::Group(group.clone()));
+                }
             }
             let epoch = self.queues.get(&key).map_or(0, |queue| queue.epoch_of(from));
             self.emit(What::DlqExpired { group: group.clone(), span: Span { queue: key, from, to, epoch } });

@@ -166,8 +166,11 @@ impl BrokerBooks {
             CopyReason::Due => self.timer_done(parent),
             CopyReason::Commit => {}
             CopyReason::ReDrive => {
-                for books in self.groups.values_mut() {
-                    books.dead_letters.end(parent.queue, parent.queue_offset, Outcome::ReDriven);
+                for (name, books) in &mut self.groups {
+                    if books.dead_letters.end(parent.queue, parent.queue_offset, Outcome::ReDriven) {
+                        books.dirty = true;
+                        self.stale.insert(Stale::Group(name.clone()));
+                    }
                 }
                 self.emit(What::ReDriven { parent, root });
             }

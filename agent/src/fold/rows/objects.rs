@@ -34,6 +34,11 @@ impl BrokerBooks {
         for stale in stale_set(self) {
             match stale {
                 Stale::GroupGone(group) => forget_group(name, &group, saved, out),
+                Stale::QueueGone(group, queue) => {
+                    let prefix =
+                        Key::new(Kind::Marks, name).text(&group).u64(queue.topic.0).u32(queue.queue_id).0;
+                    forget(&prefix, saved, out);
+                }
                 Stale::Topic(topic) => self.save_topic(name, topic, saved, out),
                 Stale::Queues(topic, row) => self.save_queues(name, (topic, row), saved, out),
                 Stale::Group(group) => self.save_group(name, &group, saved, out),
@@ -181,10 +186,8 @@ impl BrokerBooks {
         let (topic, row) = place;
         let (saved, out) = to;
         let mut bytes = Vec::new();
-        let mut kept = BTreeSet::new();
         if let Some(books) = self.groups.get_mut(group) {
             for (key, books) in books.queues.range_mut(block(topic, row)) {
-                kept.insert(key.queue_id);
                 key.queue_id.put(&mut bytes);
                 books.put(&mut bytes);
                 let inline = books.marks.run_count() <= INLINE_RUNS_MAX;
@@ -195,12 +198,6 @@ impl BrokerBooks {
                     let all = std::mem::take(&mut books.fresh);
                     save_marks(&mut books.marks, (inline, all), prefix, (saved, out));
                 }
-            }
-        }
-        let prefix = Key::new(Kind::Marks, name).text(group).u64(topic.0).0;
-        if kept.is_empty() {
-            for key in saved.with_prefix(&prefix) {
-                saved.save(key, None, out);
             }
         }
         let key = Key::new(Kind::GroupQueues, name).text(group).u64(topic.0).u32(row).0;
@@ -320,9 +317,13 @@ impl BrokerBooks {
 
 fn forget_group(name: &Name, group: &Name, saved: &mut Saved, out: &mut Vec<RowChange>) {
     for kind in [Kind::Group, Kind::GroupQueues, Kind::Marks, Kind::DeadLetters] {
-        for key in saved.with_prefix(&Key::new(kind, name).text(group).0) {
-            saved.save(key, None, out);
-        }
+        forget(&Key::new(kind, name).text(group).0, saved, out);
+    }
+}
+
+fn forget(prefix: &[u8], saved: &mut Saved, out: &mut Vec<RowChange>) {
+    for key in saved.with_prefix(prefix) {
+        saved.save(key, None, out);
     }
 }
 
@@ -331,18 +332,16 @@ fn save_marks(marks: &mut Marks, how: (bool, bool), prefix: Vec<u8>, to: (&mut S
     let (inline, all) = how;
     let (saved, out) = to;
     let mut windows = marks.take_touched();
-    let existing = saved.with_prefix(&prefix);
     if inline {
-        for key in existing {
-            saved.save(key, None, out);
-        }
+        forget(&prefix, saved, out);
         return;
     }
     if all {
+        let existing = saved.with_prefix(&prefix);
         let old = existing.iter().filter_map(|key| key.last_chunk::<8>());
         windows = old.map(|bytes| u64::from_be_bytes(*bytes)).collect();
         windows.extend(marks.iter().map(|(from, _, _)| from / WINDOW));
-    } else if existing.is_empty() {
+    } else if !saved.has_prefix(&prefix) {
         windows = marks.iter().map(|(from, _, _)| from / WINDOW).collect();
     }
     for window in windows {
