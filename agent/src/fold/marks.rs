@@ -272,8 +272,8 @@ impl Marks {
         let mut floor = floor;
         while let Some(first) = self.runs.first_entry() {
             let (from, run) = (*first.key(), *first.get());
-            let passed = run.end <= floor;
-            if !passed && !(from <= floor && run.mark.state.is_terminal()) {
+            let ended = run.end <= floor || (from <= floor && run.mark.state.is_terminal());
+            if !ended {
                 if from < floor {
                     first.remove();
                     self.touch(from);

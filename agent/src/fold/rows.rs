@@ -45,6 +45,9 @@ pub enum RowError {
     Missing,
 }
 
+/// Objects by key.
+pub type Objects = BTreeMap<Vec<u8>, Vec<u8>>;
+
 /// A row to write, or to delete.
 pub type RowChange = (Vec<u8>, Option<Vec<u8>>);
 
@@ -57,7 +60,7 @@ pub struct Saved {
 impl Saved {
     /// Adds the rows of one object that differ from what was handed out before; `None`: the object is gone.
     pub fn save(&mut self, key: Vec<u8>, object: Option<&[u8]>, out: &mut Vec<RowChange>) {
-        let chunks = object.map(|bytes| chunks(bytes)).unwrap_or_default();
+        let chunks = object.map(chunks).unwrap_or_default();
         let hashes: Vec<u64> = chunks.iter().map(|chunk| hash(chunk)).collect();
         let before = self.objects.remove(&key).unwrap_or_default();
         for (index, chunk) in chunks.into_iter().enumerate() {
@@ -121,11 +124,9 @@ fn hash(bytes: &[u8]) -> u64 {
 }
 
 /// Puts rows back together: object key → its bytes.
-pub fn assemble(
-    rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>,
-) -> Result<(BTreeMap<Vec<u8>, Vec<u8>>, Saved), RowError> {
+pub fn assemble(rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<(Objects, Saved), RowError> {
     let rows: BTreeMap<Vec<u8>, Vec<u8>> = rows.into_iter().collect();
-    let mut objects: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+    let mut objects = Objects::new();
     let mut saved = Saved::default();
     for (key, value) in rows {
         let (object, chunk) = key.split_last_chunk::<2>().ok_or(RowError::Malformed("key"))?;

@@ -265,7 +265,7 @@ fn never_seen(judge: &Judge, asked: &Asked, mut timeline: MessageTimeline) -> Me
     let named: Vec<&Verdict> = judge
         .incidents()
         .map(|incident| &incident.verdict)
-        .filter(|v| v.state != VerdictState::Withdrawn && v.ids.iter().any(|id| *id == asked.id))
+        .filter(|v| v.state != VerdictState::Withdrawn && v.ids.contains(&asked.id))
         .collect();
     timeline.incidents = named.iter().map(|v| v.incident.to_string()).collect();
     let known = named.iter().find(|v| v.class.is_loss()).or_else(|| named.first());
