@@ -84,12 +84,7 @@ pub(crate) const ACCEPTED: &[Accepted] = &[
         always,
         "numbers of another run; keys of Java's thread pools and latency tables are not had",
     ),
-    any(
-        206,
-        "body.topicList",
-        both,
-        "the topics of another broker; what tools need of them is compared below",
-    ),
+    any(206, "body.topicList", both, "the topics of another broker, and of the clients it had"),
     any(
         11,
         "*",

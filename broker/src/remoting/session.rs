@@ -168,8 +168,11 @@ impl Run {
             let (mut reader, mut writer) = self.stream.split();
             tokio::select! {
                 biased;
-                written = writer.write_buf(&mut self.write), if must_write => match written {
-                    Ok(written) => self.wrote(written),
+                written = writer.write(&self.write), if must_write => match written {
+                    Ok(written) => {
+                        self.write.advance(written);
+                        self.wrote(written);
+                    }
                     Err(_) => return End::Broken,
                 },
                 () = outbox.changed() => {}
