@@ -19,6 +19,9 @@ pub type ReplyFn<T> = Box<dyn FnOnce(T) + Send>;
 /// The outcome of a request that can be refused.
 pub type Answer<T> = Result<T, Refusal>;
 
+/// Looks at the core between two turns.
+pub type LookFn = Box<dyn FnOnce(&mut crate::core::Core, lifecycle::clock::Now) + Send>;
+
 /// One request to the core.
 pub enum Request {
     /// Store messages.
@@ -56,5 +59,5 @@ pub enum Request {
     /// Create or change a topic.
     ConfigureTopic(ConfigureTopic, ReplyFn<Answer<()>>),
     /// Look at the core between two turns, when every fact is in the journal (feed, metrics).
-    Look(Box<dyn FnOnce(&mut crate::core::Core, lifecycle::clock::Now) + Send>),
+    Look(LookFn),
 }

@@ -61,6 +61,8 @@ pub struct CoreParts {
     pub incarnation: Incarnation,
     /// Where clients reach the broker; written into records as store host.
     pub store_host: std::net::SocketAddr,
+    /// Names the machine's present boot: after a crash in the same one, everything written is still there. `None`: not known.
+    pub boot: Option<String>,
 }
 
 /// Numbers for operators, counted since this run started.
@@ -312,8 +314,9 @@ impl Core {
         (self.trace.position(), self.flush.journal_flushed_to())
     }
 
-    /// Deletes journal segments that nobody needs any more: below `position`.
-    pub fn trim_journal(&mut self, position: lifecycle::position::Position) -> Result<u64, StoreError> {
+    /// Forgets journal frames whoever still needs them: what trimming does in the end.
+    #[cfg(test)]
+    pub(crate) fn cut_journal(&mut self, position: lifecycle::position::Position) -> Result<u64, StoreError> {
         self.trace.remove_before(position)
     }
 

@@ -162,6 +162,7 @@ mod tests {
             config: Default::default(),
             incarnation: Incarnation([1; 16]),
             store_host: "127.0.0.1:10911".parse().unwrap(),
+            boot: None,
         };
         let now = Now { mono_ms: 1, wall_ms: 1_700_000_000_000 };
         let (mut core, _) = Core::open(parts, now).unwrap();

@@ -28,6 +28,9 @@ pub type Clock = Arc<dyn Fn() -> Now + Send + Sync>;
 /// How long clients may take to go when the broker stops.
 const DRAIN_MAX: Duration = Duration::from_secs(6);
 
+/// How often the journal is looked at for frames nobody needs any more.
+const TRIM_INTERVAL_MS: u64 = 10_000;
+
 /// What a broker is made of.
 pub struct ServerParts {
     /// Checked settings.
@@ -42,6 +45,8 @@ pub struct ServerParts {
     pub incarnation: Incarnation,
     /// The clocks.
     pub clock: Clock,
+    /// Names the machine's present boot; `None` when it is not known, or when a test cuts the power.
+    pub boot: Option<String>,
 }
 
 /// Why a broker cannot start.
@@ -140,7 +145,10 @@ fn run(
     });
 }
 
-async fn open(parts: &ServerParts, shutdown: &CancellationToken) -> Result<(Turns, Sockets, Ready), StartError> {
+async fn open(
+    parts: &ServerParts,
+    shutdown: &CancellationToken,
+) -> Result<(Turns, Sockets, Ready), StartError> {
     let sockets = bind(&parts.listen).await?;
     let core_parts = CoreParts {
         disk: parts.disk.clone(),
@@ -148,6 +156,7 @@ async fn open(parts: &ServerParts, shutdown: &CancellationToken) -> Result<(Turn
         config: parts.config.clone(),
         incarnation: parts.incarnation,
         store_host: advertised_address(parts.listen.remoting),
+        boot: parts.boot.clone(),
     };
     let (core, recovery) = Core::open(core_parts, (parts.clock)())?;
     tracing::info!(
@@ -159,7 +168,10 @@ async fn open(parts: &ServerParts, shutdown: &CancellationToken) -> Result<(Turn
         "folder opened"
     );
     if recovery.lost > 0 {
-        tracing::error!(lost = recovery.lost, "messages of the last run did not survive: the agent names them");
+        tracing::error!(
+            lost = recovery.lost,
+            "messages of the last run did not survive: the agent names them"
+        );
     }
     let handle = CoreHandle::new();
     let (position, flushed_sequence) = core.journal_head();
@@ -284,6 +296,7 @@ impl Turns {
         let mut requests: Vec<Request> = Vec::new();
         let mut done = Vec::new();
         let mut wake_at_ms = Some(0);
+        let mut next_trim_ms = 0;
         loop {
             self.wait(wake_at_ms).await;
             // every socket that is ready gets its turn before ours: one frame and one flush cover them all
@@ -299,6 +312,7 @@ impl Turns {
             }
             self.flushers.start_all(flush);
             self.tell_feed();
+            self.trim_journal(&mut next_trim_ms);
             wake_at_ms = next;
             if !open && requests.is_empty() && self.flushers.idle() {
                 break;
@@ -318,6 +332,19 @@ impl Turns {
                 // a time-out is as good a reason for a turn as an arrival
                 drop(tokio::time::timeout(left, arrived).await);
             }
+        }
+    }
+
+    fn trim_journal(&mut self, next_ms: &mut u64) {
+        let now_ms = (self.clock)().mono_ms;
+        if now_ms < *next_ms {
+            return;
+        }
+        *next_ms = now_ms + TRIM_INTERVAL_MS;
+        match self.core.trim_journal(self.feed.min_confirmed()) {
+            Ok(0) => {}
+            Ok(bytes) => tracing::info!(bytes, "journal trimmed behind expired messages"),
+            Err(error) => tracing::warn!(%error, "the journal could not be trimmed; it is tried again"),
         }
     }
 
@@ -349,9 +376,10 @@ impl Flushers {
         let log = worker("losstrace-flush-log", handle, &completed, &mut threads, |batch: SyncBatch| {
             FlushDone::Log(batch.sync())
         })?;
-        let journal = worker("losstrace-flush-journal", handle, &completed, &mut threads, |batch: JournalSync| {
-            FlushDone::Journal(batch.sync())
-        })?;
+        let journal =
+            worker("losstrace-flush-journal", handle, &completed, &mut threads, |batch: JournalSync| {
+                FlushDone::Journal(batch.sync())
+            })?;
         let jobs =
             worker("losstrace-jobs", handle, &completed, &mut threads, |job: Job| FlushDone::Job(job.run()))?;
         Ok(Flushers { log, journal, jobs, completed, under_way: 0, threads })

@@ -61,6 +61,7 @@ const DOORS: [(&str, &[&str], &[&str]); 3] = [
             "broker/src/remoting",
             "broker/src/grpc",
             "broker/src/http",
+            "broker/src/server",
             "broker/src/feed",
             "agent/src/http",
             "agent/src/ingest",

@@ -5,6 +5,9 @@ use bytes::Bytes;
 use lifecycle::identity::Name;
 use std::sync::Arc;
 
+/// Told the group whose members changed; called on the core's thread, must not block.
+pub type NotifyFn = Arc<dyn Fn(&Name) + Send + Sync>;
+
 /// What a client produces and consumes, all of it, each time.
 pub struct Heartbeat {
     /// The client's id.
@@ -20,7 +23,7 @@ pub struct Heartbeat {
     /// Consumer groups.
     pub consumers: Vec<ConsumerDeclaration>,
     /// Called when the members of a group of this client change; must not block.
-    pub notify: Option<Arc<dyn Fn(&Name) + Send + Sync>>,
+    pub notify: Option<NotifyFn>,
 }
 
 /// One consumer group as a client declares it.

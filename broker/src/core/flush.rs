@@ -154,7 +154,12 @@ impl Core {
     }
 
     /// Answers when everything up to `log_end` is as durable as promised: copies are no less durable than what they replace.
-    pub(super) fn answer_when_durable<T: Send + 'static>(&mut self, log_end: LogPosition, reply: ReplyFn<T>, answer: T) {
+    pub(super) fn answer_when_durable<T: Send + 'static>(
+        &mut self,
+        log_end: LogPosition,
+        reply: ReplyFn<T>,
+        answer: T,
+    ) {
         let answering = Box::new(move || reply(answer));
         if self.config.flush_disk_type == FlushDiskType::Sync {
             self.flush.promised.push_back((log_end, answering));

@@ -168,7 +168,7 @@ impl Core {
                 }
             }
         }
-        if !(fifo && !again.is_empty()) && found.len() < room.messages {
+        if (!fifo || again.is_empty()) && found.len() < room.messages {
             let end = self.flush.readable_end(queue, self.state.bounds(queue).max_offset);
             let left = ScanLimits { messages: room.messages - found.len(), ..room };
             let scanned =

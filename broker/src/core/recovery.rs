@@ -58,13 +58,20 @@ impl Core {
         if !damaged.damaged.is_empty() {
             tracing::warn!(slots = ?damaged.damaged, "a snapshot slot is damaged: the other one is used");
         }
+        // Only a crash of the machine can take what was written but not flushed. A killed process lost nothing.
+        let boot = parts.boot.clone();
+        let (mut last_boot, booted, _) = Checkpoint::open(disk.as_ref(), &parts.dir, "boot")?;
+        let same_boot = boot.is_some()
+            && booted.map(|saved| saved.payload) == boot.as_ref().map(|b| b.clone().into_bytes());
         let snapshot = saved.map(|saved| snapshot::decode(&saved.payload, &parts.dir)).transpose()?;
         let config = JournalConfig::new(parts.dir.join("journal"));
         let (journal, journal_report) = Journal::open(disk.clone(), config, parts.incarnation, now.wall_ms)?;
         let replayed = replay(&journal.view(), snapshot.as_ref(), parts.incarnation)?;
         let mut core = Self::assemble(parts, folder, checkpoint, journal, &replayed, now)?;
-        let scan_from = replayed.log_end;
-        let mut report = core.recover(now, replayed, scan_from)?;
+        let mut report = core.recover(now, replayed, same_boot)?;
+        if let Some(boot) = boot {
+            last_boot.save(boot.as_bytes())?;
+        }
         report.journal_cut_bytes = journal_report.cut.iter().map(|cut| cut.bytes).sum();
         Ok((core, report))
     }
@@ -123,13 +130,8 @@ impl Core {
         Ok(core)
     }
 
-    fn recover(
-        &mut self,
-        now: Now,
-        replayed: Replayed,
-        queues_from: LogPosition,
-    ) -> StoreResult<RecoveryReport> {
-        let Replayed { state, base, clean, closed, .. } = replayed;
+    fn recover(&mut self, now: Now, replayed: Replayed, same_boot: bool) -> StoreResult<RecoveryReport> {
+        let Replayed { state, base, log_end: queues_from, clean, closed, holes } = replayed;
         let flushed = state.flushed;
         self.state = state;
         let Found { ends, bad, again, scan } = self.scan_log(base, queues_from, flushed)?;
@@ -147,8 +149,9 @@ impl Core {
             lost += bounds.max_offset.saturating_sub(end);
             queues.push((queue, bounds.min_offset.min(end), end));
         }
+        let nothing_lost = clean || (same_boot && !holes && lost == 0 && scan.damaged.is_empty());
         let unnamed_max =
-            if clean { 0 } else { self.state.reserved_messages.max(super::flush::RESERVATION_MIN) };
+            if nothing_lost { 0 } else { self.state.reserved_messages.max(super::flush::RESERVATION_MIN) };
         let recovered = Recovered { clean, log_end: scan.end, flushed, queues, bad, closed, unnamed_max };
         self.trace.state(&mut self.state, Fact::Recovered(recovered));
         self.begin_epoch(now, scan.end)?;
@@ -344,6 +347,8 @@ struct Replayed {
     log_end: LogPosition,
     clean: bool,
     closed: Vec<(Incarnation, u64)>,
+    /// Journal frames are missing.
+    holes: bool,
 }
 
 fn replay(view: &JournalView, snapshot: Option<&Snapshot>, new: Incarnation) -> StoreResult<Replayed> {
@@ -367,7 +372,7 @@ fn replay(view: &JournalView, snapshot: Option<&Snapshot>, new: Incarnation) -> 
         .map(|(incarnation, sequence)| Position { incarnation: *incarnation, sequence: *sequence });
     let nothing_before = closed.is_empty() && snapshot.is_none();
     let clean = nothing_before || snapshot.is_some_and(|s| s.clean && Some(s.position) == last);
-    Ok(Replayed { state: fold.state, base, log_end, clean: clean && !fold.holes, closed })
+    Ok(Replayed { state: fold.state, base, log_end, clean: clean && !fold.holes, closed, holes: fold.holes })
 }
 
 struct Fold {

@@ -8,6 +8,7 @@ use lifecycle::fact::EpochStarted;
 use lifecycle::frame::{FrameDecoder, FrameEncoder};
 use lifecycle::identity::{Incarnation, LogPosition};
 use lifecycle::position::Position;
+use std::collections::VecDeque;
 use store::checkpoint::Checkpoint;
 use store::consume_queue::QueueSync;
 use store::error::{Result as StoreResult, StoreError};
@@ -60,7 +61,13 @@ pub(super) struct SnapshotState {
     last_ms: u64,
     last_log_end: LogPosition,
     interval_ms: u64,
+    /// Snapshots on disk: their journal position, and the log's end then. Frames before one only matter while its log does.
+    pub(super) saved: VecDeque<(Position, LogPosition)>,
+    saving: Option<(Position, LogPosition)>,
 }
+
+/// Most snapshots whose positions are remembered for trimming the journal.
+const SAVED_MAX: usize = 4_096;
 
 impl SnapshotState {
     pub(super) fn new(checkpoint: Checkpoint, now: Now, log_end: LogPosition, interval_ms: u64) -> Self {
@@ -70,6 +77,8 @@ impl SnapshotState {
             last_ms: now.mono_ms,
             last_log_end: log_end,
             interval_ms,
+            saved: VecDeque::new(),
+            saving: None,
         }
     }
 
@@ -112,6 +121,7 @@ impl Core {
             && let Some(checkpoint) = self.snapshot.checkpoint.take()
         {
             self.snapshot.last_log_end = prepared.log_end;
+            self.snapshot.saving = Some((prepared.position, prepared.log_end));
             let Prepared { payload, queues, .. } = prepared;
             orders.jobs.push(Job::Snapshot { queues, checkpoint, payload });
         }
@@ -127,6 +137,10 @@ impl Core {
         let outcome = match done {
             JobDone::Snapshot(checkpoint, saved) => {
                 self.snapshot.checkpoint = Some(checkpoint);
+                let place = self.snapshot.saving.take();
+                if saved.is_ok() && self.snapshot.saved.len() < SAVED_MAX {
+                    self.snapshot.saved.extend(place);
+                }
                 saved
             }
             JobDone::Index(Ok(run), _) => self.index.install(run),
@@ -155,6 +169,27 @@ impl Core {
             // one is being saved beside us: the next start replays a little more
             None => Ok(()),
         }
+    }
+
+    /// Deletes journal frames that nobody needs: all they tell of has expired, a later snapshot holds what came of it, and every
+    /// agent has them. `confirmed` is what the slowest agent has; `None`: nobody has said.
+    pub fn trim_journal(&mut self, confirmed: Option<Position>) -> StoreResult<u64> {
+        let log_start = self.log.start();
+        let live = self.trace.position().incarnation;
+        let mut before = None;
+        while let Some((position, log_end)) = self.snapshot.saved.front().copied() {
+            let has = confirmed.is_some_and(|c| match c.incarnation == position.incarnation {
+                true => c.sequence >= position.sequence,
+                false => c.incarnation == live,
+            });
+            // the newest snapshot stays the one a restart reads on from
+            if log_end > log_start || !has || self.snapshot.saved.len() < 2 {
+                break;
+            }
+            before = Some(position);
+            self.snapshot.saved.pop_front();
+        }
+        before.map_or(Ok(0), |position| self.trace.remove_before(position))
     }
 
     pub(super) fn snapshot_facts(&self) -> Vec<lifecycle::fact::Fact> {

@@ -40,6 +40,7 @@ impl Bench {
             config: Config { default_queues: 2, ..Config::default() },
             incarnation: incarnation(run),
             store_host: "127.0.0.1:10911".parse().unwrap(),
+            boot: None,
         };
         let (core, _) = Core::open(parts, now).unwrap();
         let handle = CoreHandle::new();

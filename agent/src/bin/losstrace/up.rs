@@ -16,7 +16,9 @@ use lifecycle::identity::Incarnation;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use store::disk::Disk;
 use store::disk_os::OsDisk;
+use store::disk_undo::UndoDisk;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -123,6 +125,10 @@ async fn serve_both(settings: &Settings, stop: watch::Receiver<bool>) -> Result<
 
 fn start_broker(settings: &Settings, feed: Option<std::net::SocketAddr>, clock: Clock) -> Result<Server> {
     let listen = &settings.listen;
+    let disk: Arc<dyn Disk> = match &settings.undo_log {
+        Some(folder) => Arc::new(UndoDisk::open(folder).context("cannot open the undo log")?),
+        None => Arc::new(OsDisk),
+    };
     let parts = ServerParts {
         config: settings.broker.clone(),
         listen: broker::config::Listen {
@@ -133,9 +139,11 @@ fn start_broker(settings: &Settings, feed: Option<std::net::SocketAddr>, clock: 
             feed,
         },
         dir: settings.data_dir.join("broker"),
-        disk: Arc::new(OsDisk),
+        disk,
         incarnation: incarnation(),
         clock,
+        // with an undo log every start may follow a power cut
+        boot: if settings.undo_log.is_some() { None } else { boot() },
     };
     Server::start(parts).context("cannot start the broker")
 }
@@ -225,6 +233,12 @@ fn wall_ms() -> u64 {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The kernel's name for the machine's present boot.
+fn boot() -> Option<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned()).filter(|id| !id.is_empty())
 }
 
 /// A name for this run.

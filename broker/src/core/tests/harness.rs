@@ -20,6 +20,7 @@ pub(super) struct Bench {
     pub(super) now: Now,
     pub(super) config: Config,
     pub(super) runs: u8,
+    boots: u8,
     orders: Vec<crate::core::FlushOrders>,
     /// Flushes are carried out right after the turn that ordered them.
     pub(super) flushing: bool,
@@ -46,6 +47,7 @@ impl Bench {
             now,
             config,
             runs: 0,
+            boots: 0,
             orders: Vec::new(),
             flushing: true,
         };
@@ -67,6 +69,7 @@ impl Bench {
             config: self.config.clone(),
             incarnation: Incarnation([self.runs; 16]),
             store_host: "127.0.0.1:10911".parse().unwrap(),
+            boot: Some(format!("boot {}", self.boots)),
         };
         let (core, report) = Core::open(parts, self.now).unwrap();
         self.core = Some(core);
@@ -81,6 +84,7 @@ impl Bench {
 
     pub(super) fn power_cut(&mut self, seed: u64) -> RecoveryReport {
         self.core = None;
+        self.boots += 1;
         self.disk.power_cut(seed);
         self.open()
     }
@@ -310,7 +314,7 @@ pub(super) fn pull(client: &str, group: &str, topic: &str, queue_id: u32, offset
 
 /// Client ids of records.
 pub(super) fn ids(records: &[Bytes]) -> Vec<String> {
-    records.iter().map(|record| id(record)).collect()
+    records.iter().map(id).collect()
 }
 
 pub(super) fn id(record: &Bytes) -> String {

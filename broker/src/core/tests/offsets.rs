@@ -146,6 +146,38 @@ fn a_send_back_to_a_place_without_a_record_is_refused() {
 }
 
 #[test]
+fn the_journal_goes_with_the_messages_once_every_agent_has_it() {
+    let config = crate::config::Config {
+        segment_bytes: 140 * 1024,
+        retention_ms: 60_000,
+        snapshot_interval_ms: 1_000,
+        ..small()
+    };
+    let mut bench = Bench::new(config);
+    for n in 0..120 {
+        let mut send = message("t", &format!("A{n}"), "");
+        send.messages[0].body = vec![7; 4000].into();
+        bench.ask(|reply| Request::Send(send, reply)).unwrap();
+        bench.pass(1_000);
+    }
+    bench.pass(120_000);
+    bench.pass(20_000);
+    let core = bench.core.as_mut().unwrap();
+    let (head, _) = core.journal_head();
+    let saved = core.snapshot.saved.len();
+    assert_eq!(core.trim_journal(None).unwrap(), 0);
+    assert_eq!(core.snapshot.saved.len(), saved, "nobody has the frames yet");
+    core.trim_journal(Some(head)).unwrap();
+    assert!(core.snapshot.saved.len() < saved, "snapshots whose messages are gone let their frames go");
+    assert!(
+        core.snapshot.saved.iter().skip(1).all(|(_, log_end)| *log_end > core.log.start())
+            || core.snapshot.saved.len() == 1
+    );
+    let lost = bench.kill();
+    assert_eq!((lost.lost, lost.stated_again), (0, 0));
+}
+
+#[test]
 fn retention_says_what_it_deleted() {
     let mut bench =
         Bench::new(crate::config::Config { segment_bytes: 140 * 1024, retention_ms: 60_000, ..small() });

@@ -46,6 +46,29 @@ fn a_clean_stop_is_told_apart_from_a_kill() {
 }
 
 #[test]
+fn only_a_power_cut_leaves_messages_that_cannot_be_named() {
+    let unnamed = |bench: &Bench| {
+        let facts = bench.facts();
+        facts.iter().rev().find_map(|f| match f {
+            Fact::Recovered(recovered) => Some(recovered.unnamed_max),
+            _ => None,
+        })
+    };
+    let mut bench = Bench::new(small());
+    bench.send("t", "A").unwrap();
+    bench.kill();
+    assert_eq!(unnamed(&bench), Some(0), "what a killed process had written is all there");
+    bench.send("t", "B").unwrap();
+    bench.power_cut(7);
+    assert!(
+        unnamed(&bench) >= Some(256),
+        "the reservation bounds what the journal's lost end could have named"
+    );
+    bench.stop_cleanly();
+    assert_eq!(unnamed(&bench), Some(0));
+}
+
+#[test]
 fn the_state_after_a_restart_is_the_state_before_it() {
     let mut bench = Bench::new(Config { snapshot_interval_ms: 100, ..small() });
     bench.heartbeat("c", "g", "t", ConsumeModel::Clustering);
@@ -80,6 +103,7 @@ fn two_brokers_on_one_folder_do_not_start() {
         config: small(),
         incarnation: lifecycle::identity::Incarnation([99; 16]),
         store_host: "127.0.0.1:1".parse().unwrap(),
+        boot: None,
     };
     let error = crate::core::Core::open(parts, bench.now).map(|_| ()).unwrap_err();
     assert!(matches!(error.kind, store::error::ErrorKind::Locked), "{error}");

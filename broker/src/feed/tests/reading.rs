@@ -185,7 +185,7 @@ async fn trimmed_frames_show_as_a_hole_and_a_trimmed_run_as_its_end() {
     let last = bench.head();
     let mut bench = bench.restart();
     bench.send("t", "m2");
-    bench.core.trim_journal(position(2, 1)).unwrap();
+    bench.core.cut_journal(position(2, 1)).unwrap();
     assert_eq!(bench.core.journal_view().incarnations().len(), 1);
 
     let refused = bench.feed.read("agent", position(1, last - 1)).err();
