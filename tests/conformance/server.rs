@@ -39,6 +39,7 @@ impl Server {
             disk: Arc::new(disk.clone()),
             incarnation: Incarnation([7; 16]),
             clock: clock(),
+            boot: None,
         };
         let broker = Broker::start(parts).expect("the broker starts");
         disk.syncs_take(sync_time);
