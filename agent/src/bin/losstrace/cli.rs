@@ -42,8 +42,8 @@ pub(crate) enum Command {
     Agent,
     /// Causes losses and compares what was destroyed with what the agent found
     Demo,
-    /// Generates load and measures
-    Bench,
+    /// Generates load on a broker, and measures what each message costs it
+    Bench(Box<crate::bench::options::BenchOptions>),
     #[command(flatten)]
     Query(Question),
 }

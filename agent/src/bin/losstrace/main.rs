@@ -44,7 +44,7 @@ fn main() -> ExitCode {
         Command::Broker => up::run(&settings, up::Parts::Broker).map(|()| 0),
         Command::Agent => up::run(&settings, up::Parts::Agent).map(|()| 0),
         Command::Demo => demo::run(&settings).map(|()| 0),
-        Command::Bench => bench::run(&settings).map(|()| 0),
+        Command::Bench(options) => bench::run(&options, &cli.common).map(|()| 0),
         Command::Query(question) => query::run(&settings, &question),
     };
     match result {
