@@ -4,6 +4,7 @@
 mod boards;
 mod crash;
 mod cross;
+mod demo;
 mod exposition;
 mod grpc;
 mod harness;

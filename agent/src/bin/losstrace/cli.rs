@@ -37,13 +37,21 @@ pub(crate) enum Command {
     /// Broker and agent in one process
     Up,
     /// The broker alone
-    Broker,
+    Broker {
+        /// Folder beside the data folder that notes everything a power cut would take back; what the demo undoes after a kill
+        #[arg(long, value_name = "DIR", hide = true)]
+        undo_log: Option<PathBuf>,
+    },
     /// The agent alone, following brokers over the network
     Agent,
     /// Causes losses and compares what was destroyed with what the agent found
-    Demo,
-    /// Generates load on a broker, and measures what each message costs it
-    Bench(Box<crate::bench::options::BenchOptions>),
+    Demo {
+        /// Keep the folder with data and logs of every process
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Generates load and measures
+    Bench,
     #[command(flatten)]
     Query(Question),
 }
@@ -142,6 +150,7 @@ pub(crate) enum Format {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use std::path::Path;
 
     fn parse(words: &str) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(words.split(' ').filter(|word| !word.is_empty()))
@@ -165,6 +174,18 @@ mod tests {
         let Some(Command::Query(Question::Losses { how, which })) = cli.command else { panic!("{cli:?}") };
         assert_eq!((how.output, how.server.as_deref()), (Format::Json, Some("http://x")));
         assert!(!which.all);
+    }
+
+    #[test]
+    fn the_undo_log_is_the_brokers_and_not_for_everybody() {
+        let cli = parse("losstrace broker --undo-log u --data-dir d").unwrap();
+        assert!(
+            matches!(cli.command, Some(Command::Broker { undo_log: Some(dir) }) if dir == Path::new("u"))
+        );
+        assert!(parse("losstrace up --undo-log u").is_err());
+        let mut command = Cli::command();
+        let help = command.find_subcommand_mut("broker").unwrap().render_long_help().to_string();
+        assert!(!help.contains("undo"), "{help}");
     }
 
     #[test]

@@ -79,6 +79,8 @@ pub(crate) struct Settings {
     pub agent: AgentConfig,
     pub log: Log,
     pub otlp: Otlp,
+    /// Where the broker's disk notes what a power cut would take back; from the command line only.
+    pub undo_log: Option<PathBuf>,
 }
 
 /// One thing that is wrong, and where.
@@ -159,6 +161,7 @@ fn settle(
         agent: agent_section(&mut table, &mut problems),
         log: section(&mut table, "log", &mut problems),
         otlp: section(&mut table, "otlp", &mut problems),
+        undo_log: None,
         data_dir,
     };
     for key in table.keys() {

@@ -29,7 +29,7 @@ const LOSSES_OPEN: u8 = 3;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let settings = match config::load(&cli.common) {
+    let mut settings = match config::load(&cli.common) {
         Ok(settings) => settings,
         Err(problems) => {
             eprintln!("losstrace: the configuration cannot be used:");
@@ -41,10 +41,13 @@ fn main() -> ExitCode {
     };
     let result = match cli.command.unwrap_or(Command::Up) {
         Command::Up => up::run(&settings, up::Parts::Both).map(|()| 0),
-        Command::Broker => up::run(&settings, up::Parts::Broker).map(|()| 0),
+        Command::Broker { undo_log } => {
+            settings.undo_log = undo_log;
+            up::run(&settings, up::Parts::Broker).map(|()| 0)
+        }
         Command::Agent => up::run(&settings, up::Parts::Agent).map(|()| 0),
-        Command::Demo => demo::run(&settings).map(|()| 0),
-        Command::Bench(options) => bench::run(&options, &cli.common).map(|()| 0),
+        Command::Demo { keep } => demo::run(keep).map(|()| 0),
+        Command::Bench => bench::run(&settings).map(|()| 0),
         Command::Query(question) => query::run(&settings, &question),
     };
     match result {
