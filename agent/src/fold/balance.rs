@@ -18,6 +18,10 @@ impl BrokerBooks {
         if totals.received != totals.produced + totals.refused {
             return Some(format!("producer book of {}: {totals:?}", self.name.0));
         }
+        let by_topic: u64 = self.topics.values().map(|topic| topic.produced).sum();
+        if by_topic > totals.produced {
+            return Some(format!("topics of {} say {by_topic} produced: {totals:?}", self.name.0));
+        }
         let unflushed = self.unflushed.counted();
         if self.store.stored != self.store.flushed + unflushed + self.store.lost {
             return Some(format!("store book of {}: {:?}, unflushed {unflushed}", self.name.0, self.store));

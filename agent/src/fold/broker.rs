@@ -62,8 +62,12 @@ pub struct Gap {
 pub struct Topic {
     /// Name, queues, permissions.
     pub configured: TopicConfigured,
-    /// Stored since the evidence began.
+    /// Stored since the evidence began, copies included.
     pub stored: u64,
+    /// Of those, sent by clients; delayed ones count where they are going to.
+    pub produced: u64,
+    /// Sends refused.
+    pub refused: u64,
     /// Whether its row is out of date.
     pub dirty: bool,
 }
@@ -187,6 +191,8 @@ pub struct BrokerBooks {
     pub(in crate::fold) stale: BTreeSet<Stale>,
     pub(in crate::fold) events: Vec<Event>,
     pub(in crate::fold) idle_after_ms: u64,
+    /// Name → newest incarnation. Derived, never in a row.
+    pub(in crate::fold) names: BTreeMap<Name, TopicIncarnation>,
     changes: Vec<Change>,
     at: Position,
 }
@@ -368,8 +374,11 @@ impl BrokerBooks {
     }
 
     fn topic_configured(&mut self, configured: &TopicConfigured) {
-        let stored = self.topics.get(&configured.topic).map_or(0, |topic| topic.stored);
-        self.topics.insert(configured.topic, Topic { configured: configured.clone(), stored, dirty: true });
+        let known = self.topics.get(&configured.topic);
+        let (stored, produced, refused) = known.map_or((0, 0, 0), |t| (t.stored, t.produced, t.refused));
+        let topic = Topic { configured: configured.clone(), stored, produced, refused, dirty: true };
+        self.topics.insert(configured.topic, topic);
+        self.names.insert(configured.name.clone(), configured.topic);
         self.stale.insert(Stale::Topic(configured.topic));
     }
 
@@ -386,7 +395,9 @@ impl BrokerBooks {
                 self.stale.insert(Stale::GroupQueues(owner, key.topic, key.queue_id / QUEUES_PER_ROW));
             }
         }
-        self.topics.remove(&topic);
+        if let Some(gone) = self.topics.remove(&topic) {
+            self.names.retain(|name, named| *name != gone.configured.name || *named != topic);
+        }
         self.stale.insert(Stale::Topic(topic));
     }
 
@@ -404,7 +415,18 @@ impl BrokerBooks {
 
     /// The newest incarnation of a topic with this name.
     pub fn topic_named(&self, name: &str) -> Option<TopicIncarnation> {
-        self.topics.iter().rev().find(|(_, topic)| &*topic.configured.name == name).map(|(key, _)| *key)
+        self.names.get(name).copied()
+    }
+
+    /// Changes the counts of a topic.
+    fn count_topic(&mut self, topic: TopicIncarnation, change: impl FnOnce(&mut Topic)) {
+        if let Some(found) = self.topics.get_mut(&topic) {
+            change(found);
+            if !found.dirty {
+                found.dirty = true;
+                self.stale.insert(Stale::Topic(topic));
+            }
+        }
     }
 
     /// A setting of an epoch, by its RocketMQ name; empty when not stated.

@@ -739,3 +739,37 @@ fn open_reports_survive_in_rows() {
     all.extend(w.books.all_rows());
     assert!(Books::from_rows(all).is_ok(), "the books skip the judge's rows");
 }
+
+#[test]
+fn every_topic_has_its_producer_book() {
+    let mut w = World::new();
+    w.send(3);
+    let delayed = StoredKind::Delayed { due_wall_ms: w.now.wall_ms + 1_000, destination: "orders".into() };
+    let stored = w.stored(SCHEDULE, delayed, 1);
+    w.say(vec![stored]);
+    w.wait(1_500);
+    w.copy(ORDERS, at(SCHEDULE, 0, 1), CopyReason::Due, 0);
+    let ids: IdColumn = [b"x".as_slice(), b"y"].into_iter().collect();
+    w.say(vec![Fact::Refused {
+        topic: "orders".into(),
+        code: 2,
+        reason: "busy".into(),
+        one_way: false,
+        ids,
+    }]);
+    w.heads.insert("other".into(), None);
+    w.report("id-9", SendOutcome::Unknown, None);
+    let read = |w: &World, books: &Books| {
+        let rows = crate::report::balances::balance(books, &w.judge);
+        assert!(rows.iter().all(|row| row.balanced), "{rows:#?}");
+        let row = rows.into_iter().find(|row| row.topic == "orders" && row.group.is_empty()).unwrap();
+        let producer = row.producer.unwrap();
+        assert_eq!(
+            (producer.received, producer.stored, producer.refused, producer.open_reports),
+            (6, 4, 2, 1)
+        );
+        assert_eq!(row.store.unwrap().stored, 4);
+    };
+    read(&w, &w.books);
+    read(&w, &Books::from_rows(w.books.all_rows()).unwrap());
+}

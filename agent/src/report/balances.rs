@@ -19,9 +19,15 @@ pub fn balance(books: &Books, judge: &Judge) -> Vec<BalanceRow> {
         rows.push(broker_row(broker, open_reports));
         let unflushed = unflushed_by_topic(broker);
         let owing = broker.owing();
-        for topic in broker.topics.keys() {
+        let reports = open_reports_by_topic(judge, &broker.name.0);
+        for (topic, known) in &broker.topics {
             let store = store_book(broker, *topic, unflushed.get(topic).copied().unwrap_or(0));
-            rows.push(row(broker, *topic, "", (Some(store), None)));
+            let open_reports = reports.get(&*known.configured.name).copied().unwrap_or(0);
+            let producer = producer_book(known.produced, known.refused, open_reports);
+            rows.push(BalanceRow {
+                producer: Some(producer),
+                ..row(broker, *topic, "", (Some(store), None))
+            });
             for name in owing.get(topic).into_iter().flatten() {
                 let Some(group) = broker.groups.get(*name) else { continue };
                 let book = group_book(broker, group, *topic);
@@ -52,15 +58,26 @@ fn row(
     }
 }
 
+fn producer_book(stored: u64, refused: u64, open_reports: u64) -> ProducerBookView {
+    ProducerBookView { received: stored + refused, stored, refused, open_reports, balanced: true }
+}
+
+/// Reports nothing has decided yet, per topic; those that name no broker count for each.
+fn open_reports_by_topic<'a>(judge: &'a Judge, broker: &str) -> BTreeMap<&'a str, u64> {
+    let mut counts = BTreeMap::new();
+    for open in judge.questions().open_reports() {
+        if open.report.broker.is_empty() || &*open.report.broker == broker {
+            *counts.entry(&*open.report.topic).or_insert(0) += 1;
+        }
+    }
+    counts
+}
+
 fn broker_row(broker: &BrokerBooks, open_reports: u64) -> BalanceRow {
     let totals = broker.totals;
-    let producer = ProducerBookView {
-        received: totals.received,
-        stored: totals.produced,
-        refused: totals.refused,
-        open_reports,
-        balanced: totals.received == totals.produced + totals.refused,
-    };
+    let balanced = totals.received == totals.produced + totals.refused;
+    let producer =
+        ProducerBookView { balanced, ..producer_book(totals.produced, totals.refused, open_reports) };
     let unflushed = broker.unflushed.counted();
     let store = StoreBookView {
         stored: broker.store.stored,

@@ -22,6 +22,9 @@ impl BrokerBooks {
         if let [(_, StoredKind::Produced)] = stored.kinds.as_slice() {
             self.totals.produced += stored.count();
             self.totals.received += stored.count();
+            for run in &stored.runs {
+                self.count_topic(run.queue.topic, |topic| topic.produced += run.count);
+            }
             self.look_for_repeats(stored, epoch);
         } else {
             self.stored_kinds(stored, epoch);
@@ -41,13 +44,7 @@ impl BrokerBooks {
             queue.dirty = true;
             self.stale.insert(Stale::Queues(run.queue.topic, run.queue.queue_id / QUEUES_PER_ROW));
         }
-        if let Some(topic) = self.topics.get_mut(&run.queue.topic) {
-            topic.stored += run.count;
-            if !topic.dirty {
-                topic.dirty = true;
-                self.stale.insert(Stale::Topic(run.queue.topic));
-            }
-        }
+        self.count_topic(run.queue.topic, |topic| topic.stored += run.count);
         if watched || (hidden > 0 && old_max > 0) {
             self.stored_below_positions(run.queue, old_max, from, to);
         }
@@ -95,15 +92,18 @@ impl BrokerBooks {
         for (at, kind, index) in pending {
             match kind {
                 StoredKind::Produced | StoredKind::ProducedOneWay => {
+                    self.count_topic(at.queue.topic, |topic| topic.produced += 1);
                     if let Some(id) = stored.ids.get(index) {
                         self.look_for_repeat(id, at);
                     }
                 }
-                StoredKind::Delayed { due_wall_ms, .. } => {
+                StoredKind::Delayed { due_wall_ms, destination } => {
+                    let topic = self.topic_named(destination).unwrap_or(at.queue.topic);
+                    self.count_topic(topic, |topic| topic.produced += 1);
                     let timer = Timer { due_wall_ms: *due_wall_ms, group: "".into() };
                     self.timers.put(at.queue, at.queue_offset, timer);
                 }
-                StoredKind::Half => {}
+                StoredKind::Half => self.count_topic(at.queue.topic, |topic| topic.produced += 1),
                 StoredKind::Copy { group, lineage, due_wall_ms } => {
                     self.copied(at, group, lineage, *due_wall_ms);
                 }
@@ -264,6 +264,9 @@ impl BrokerBooks {
         let count = (ids.len() as u64).max(1);
         self.totals.received += count;
         self.totals.refused += count;
+        if let Some(known) = self.topic_named(topic) {
+            self.count_topic(known, |topic| topic.refused += count);
+        }
         let ids = ids.iter().filter(|id| !id.is_empty()).take(EVENT_IDS_MAX);
         let ids = ids.map(|id| String::from_utf8_lossy(id).as_ref().into()).collect();
         let (topic, reason) = (topic.clone(), reason.clone());

@@ -10,7 +10,7 @@ use crate::fold::marks::{Marks, WINDOW};
 use crate::fold::queue::Queue;
 use crate::fold::timers::{TIMER_WINDOW, Timer};
 use crate::fold::unflushed::Unflushed;
-use lifecycle::fact::EpochStarted;
+use lifecycle::fact::{EpochStarted, TopicConfigured};
 use lifecycle::identity::{CopyReason, Incarnation, Name, QueueKey, TopicIncarnation};
 use lifecycle::varint::{Reader, put_varint};
 use std::collections::BTreeSet;
@@ -133,7 +133,7 @@ impl BrokerBooks {
             topic.dirty = false;
             encode(|bytes| {
                 topic.configured.put(bytes);
-                topic.stored.put(bytes);
+                (topic.stored, (topic.produced, topic.refused)).put(bytes);
             })
         });
         saved.save(Key::new(Kind::Topic, name).u64(topic.0).0, bytes.as_deref(), out);
@@ -232,7 +232,9 @@ impl BrokerBooks {
         match kind {
             k if k == Kind::Head as u8 => self.get_head(row),
             k if k == Kind::Topic as u8 => {
-                let topic = Topic { configured: Row::get(row)?, stored: Row::get(row)?, dirty: false };
+                let configured: TopicConfigured = Row::get(row)?;
+                let (stored, (produced, refused)) = Row::get(row)?;
+                let topic = Topic { configured, stored, produced, refused, dirty: false };
                 self.topics.insert(topic.configured.topic, topic);
                 Ok(())
             }
@@ -304,6 +306,8 @@ impl BrokerBooks {
     /// Derives what is not in rows, after all of them were read.
     pub(super) fn restored(&mut self) {
         self.timers.touched.clear();
+        let names = self.topics.iter().map(|(key, topic)| (topic.configured.name.clone(), *key));
+        self.names = names.collect();
         for (name, group) in &mut self.groups {
             group.dead_letters.touched.clear();
             for key in group.queues.keys() {
