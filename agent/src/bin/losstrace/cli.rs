@@ -50,8 +50,8 @@ pub(crate) enum Command {
         #[arg(long)]
         keep: bool,
     },
-    /// Generates load and measures
-    Bench,
+    /// Generates load on a broker, and measures what each message costs it
+    Bench(Box<crate::bench::options::BenchOptions>),
     #[command(flatten)]
     Query(Question),
 }

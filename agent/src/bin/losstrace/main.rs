@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         }
         Command::Agent => up::run(&settings, up::Parts::Agent).map(|()| 0),
         Command::Demo { keep } => demo::run(keep).map(|()| 0),
-        Command::Bench => bench::run(&settings).map(|()| 0),
+        Command::Bench(options) => bench::run(&options, &cli.common).map(|()| 0),
         Command::Query(question) => query::run(&settings, &question),
     };
     match result {
