@@ -203,7 +203,7 @@ fn fold(sources: &[(&str, &Stream)], order: impl Iterator<Item = usize>) -> Book
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 120, ..ProptestConfig::default() })]
 
     #[test]
     fn any_facts_keep_the_books_balanced(stream in any_stream(1)) {

@@ -31,7 +31,7 @@ fn judge_all(sources: &[(&str, &Stream)], picks: &[usize], batch: usize) -> (Jud
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 80, ..ProptestConfig::default() })]
 
     #[test]
     fn equal_evidence_gives_equal_verdicts(
