@@ -7,6 +7,7 @@ use agent::config::{AgentConfig, FeedConfig};
 use agent::http::agent_desk::AgentDesk;
 use agent::ingest::Source;
 use agent::metrics::Metrics;
+use agent::run::handle::Observation;
 use agent::run::{Agent, AgentHandle, Clock, Environment};
 use agent::telemetry::{Telemetry, TelemetryConfig};
 use anyhow::{Context, Result, bail};
@@ -21,6 +22,8 @@ use store::disk_os::OsDisk;
 use store::disk_undo::UndoDisk;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 
 /// Connections and segments each take a file; ten thousand idle clients are ordinary.
@@ -107,7 +110,7 @@ async fn serve_both(settings: &Settings, stop: watch::Receiver<bool>) -> Result<
     tracing::info!(remoting = %settings.listen.remoting, grpc = %settings.listen.grpc, "the broker takes clients");
     let agent = start_agent(settings.agent.clone(), vec![source], clock.clone())?;
     let desk = AgentDesk::new(agent.clone(), clock);
-    let door = tokio::spawn(agent_door(settings.listen.agent_http, desk, stop.clone()));
+    let door = tokio::spawn(agent_door(settings.listen.agent_http, agent.clone(), desk, stop.clone()));
     let outcome = tokio::select! {
         outcome = until_stopped(&agent, stop, door) => outcome,
         ended = server.stopped() => ended.context("the broker's disk failed"),
@@ -159,7 +162,7 @@ async fn serve_agent(settings: &Settings, stop: watch::Receiver<bool>) -> Result
     let clock = clock();
     let agent = start_agent(followed(settings), Vec::new(), clock.clone())?;
     let desk = AgentDesk::new(agent.clone(), clock);
-    let door = tokio::spawn(agent_door(settings.listen.agent_http, desk, stop.clone()));
+    let door = tokio::spawn(agent_door(settings.listen.agent_http, agent.clone(), desk, stop.clone()));
     let outcome = until_stopped(&agent, stop, door).await;
     agent.stop();
     if tokio::time::timeout(STOP_MAX, agent.stopped()).await.is_err() {
@@ -189,16 +192,33 @@ fn start_agent(config: AgentConfig, sources: Vec<Arc<dyn Source>>, clock: Clock)
 /// Serves the agent's HTTP until `stop`. Ends early only when it cannot serve.
 async fn agent_door(
     listen: std::net::SocketAddr,
+    agent: AgentHandle,
     desk: AgentDesk,
     mut stop: watch::Receiver<bool>,
 ) -> Result<()> {
     let metrics = Arc::new(Metrics::new(prometheus::Registry::new(), env!("CARGO_PKG_VERSION"))?);
+    let observed = observe(agent.observations(), metrics.clone());
+    drop(agent);
+    tokio::spawn(observed);
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     tracing::info!(address = %listen, "the agent answers on http");
     let router = agent::http::router(Arc::new(desk), metrics);
     // the sender lives as long as the process: an error would mean that it stops
     let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
     agent::http::serve(listener, router, stopped).await.context("agent http")
+}
+
+/// Feeds the histograms until the agent has stopped. Observations that came faster than they were taken are skipped: the
+/// counters that matter do not come this way.
+async fn observe(mut observations: Receiver<Observation>, metrics: Arc<Metrics>) {
+    loop {
+        match observations.recv().await {
+            Ok(Observation::CheckpointMs(ms)) => metrics.observe_checkpoint(ms as f64 / 1000.0),
+            Ok(Observation::DetectionMs(ms)) => metrics.observe_detection_delay(ms as f64 / 1000.0),
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
+    }
 }
 
 /// Completes at a signal, or when agent or door end by themselves.

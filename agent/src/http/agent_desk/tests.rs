@@ -334,7 +334,7 @@ fn a_message_is_found_by_id_by_key_and_by_place() {
             data["stages"].as_array().unwrap().iter().chain(data["groups"][0]["stages"].as_array().unwrap());
         stages.into_iter().any(|row| row["stage"] == stage && row["reached"] == "yes")
     };
-    for stage in ["stored", "flushed"] {
+    for stage in ["stored", "answered", "flushed", "delivered", "acked"] {
         assert!(reached(data, stage), "{stage}: {data}");
     }
     let waiting = stand.get("/api/v1/messages/ID9")["data"].clone();
