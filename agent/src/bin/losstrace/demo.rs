@@ -7,6 +7,7 @@
 
 mod agent;
 mod damage;
+mod grpc;
 mod link;
 mod process;
 mod remoting;

@@ -186,6 +186,50 @@ pub(super) fn dead_lettered(truth: &mut Truth, broker: &Broker, topic: &str, gro
     Ok(())
 }
 
+/// The same over gRPC, beside messages that are acknowledged: leases instead of offsets, and no retry copies.
+pub(super) fn dead_lettered_over_grpc(truth: &mut Truth, broker: &Broker) -> Result<()> {
+    let (topic, group) = ("parcels", "couriers");
+    broker.client("couriers-admin")?.create_topic(topic, 1)?;
+    let mut client = broker.grpc_client("couriers-1")?;
+    let mut sent = Vec::new();
+    for _ in 0..12 {
+        let id = new_id();
+        let place = client.send(topic, &id)?;
+        sent.push(Sent { id, broker: broker.name.to_owned(), topic: topic.to_owned(), place });
+    }
+    truth.sent.extend(sent.iter().cloned());
+    let (fine, failing) = sent.split_at(9);
+    let (fine, failing) = (ids(fine), ids(failing));
+    let (mut acked, mut nacked) = (BTreeSet::new(), 0);
+    until("two attempts of every message that fails", RETRY_MAX, || {
+        for message in client.receive(group, topic)? {
+            if fine.contains(&message.id) {
+                client.ack(group, topic, &message)?;
+                acked.insert(message.id);
+            } else {
+                client.nack(group, topic, &message)?;
+                nacked += 1;
+            }
+        }
+        ensure!(acked == fine && nacked == 2 * failing.len(), "{} acks, {nacked} nacks", acked.len());
+        Ok(())
+    })?;
+    let dead = format!("%DLQ%{group}");
+    let mut operator = broker.client("couriers-admin")?;
+    let stored = until("the dead letters", RETRY_MAX / 3, || {
+        let count = operator.max_offset(&dead, 0)?;
+        ensure!(count == failing.len() as u64, "the dead-letter queue has {count} messages");
+        Ok(())
+    });
+    if let Err(error) = stored {
+        truth.complaints.push(format!("the broker did not move what was out of attempts: {error:#}"));
+    }
+    let key = Key::new("dead-lettered", broker.name, &dead, group);
+    truth.loss("the same over gRPC: nacked until out of attempts", key, failing, "out of attempts");
+    truth.settled.extend(fine.into_iter().map(|id| (id, group.to_owned())));
+    Ok(())
+}
+
 /// Retention takes messages before one group has read them, and dead letters before anybody has looked at them.
 pub(super) fn expired(truth: &mut Truth, broker: &Broker) -> Result<()> {
     let (topic, slow, fast) = ("events", "slow-readers", "fast-readers");
@@ -287,7 +331,8 @@ pub(super) fn cause_all(truth: &mut Truth, site: &mut Site) -> Result<()> {
     never_stored(truth, site, &well)?;
     say("offset reset, commit without delivery, refused one-way sends, sends nobody stored");
     dead_lettered(truth, &site.power_cut, "invoices", "invoicing")?;
-    say("consumption failed until out of retries");
+    dead_lettered_over_grpc(truth, &site.power_cut)?;
+    say("consumption failed until out of retries, over both protocols");
     expired(truth, &site.short_retention)?;
     say("retention deleted unread messages and dead letters");
     power_cut(truth, site)?;

@@ -218,11 +218,17 @@ impl Client {
 
     /// First offset a queue still has.
     pub(super) fn min_offset(&mut self, topic: &str, queue_id: u32) -> Result<u64> {
-        let query = Command::request(request::GET_MIN_OFFSET, 0);
-        number(
-            &self.ask(query.with_field("topic", topic).with_field("queueId", u64::from(queue_id)))?,
-            "offset",
-        )
+        self.offset(request::GET_MIN_OFFSET, topic, queue_id)
+    }
+
+    /// One past the last offset of a queue.
+    pub(super) fn max_offset(&mut self, topic: &str, queue_id: u32) -> Result<u64> {
+        self.offset(request::GET_MAX_OFFSET, topic, queue_id)
+    }
+
+    fn offset(&mut self, code: i32, topic: &str, queue_id: u32) -> Result<u64> {
+        let query = Command::request(code, 0).with_field("topic", topic);
+        number(&self.ask(query.with_field("queueId", u64::from(queue_id)))?, "offset")
     }
 
     /// Asks; anything but SUCCESS is an error.

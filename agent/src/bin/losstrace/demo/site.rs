@@ -2,6 +2,7 @@
 //! broker and the agent that can be cut.
 
 use super::agent::Api;
+use super::grpc::GrpcClient;
 use super::link::Link;
 use super::process::{Folder, Ports, Process, until};
 use super::remoting::Client;
@@ -37,7 +38,8 @@ const RETRIES: &str = "retry_max = 1\n\
 pub(super) struct Broker {
     pub(super) name: &'static str,
     folder: PathBuf,
-    pub(super) remoting: SocketAddr,
+    remoting: SocketAddr,
+    grpc: SocketAddr,
     feed: SocketAddr,
     process: Option<Process>,
 }
@@ -66,7 +68,7 @@ impl Broker {
              [broker]\nbroker_name = \"{name}\"\n{settings}{RETRIES}"
         );
         fs::write(folder.join("losstrace.toml"), text)?;
-        let mut broker = Broker { name, folder, remoting, feed, process: None };
+        let mut broker = Broker { name, folder, remoting, grpc, feed, process: None };
         broker.start()?;
         Ok(broker)
     }
@@ -97,6 +99,11 @@ impl Broker {
 
     pub(super) fn client(&self, name: &str) -> Result<Client> {
         Client::connect(self.remoting, name)
+    }
+
+    /// A client of the 5.x protocol.
+    pub(super) fn grpc_client(&self, name: &str) -> Result<GrpcClient> {
+        GrpcClient::connect(self.grpc, name)
     }
 
     /// The bytes of its commit log, as they are on the disk.

@@ -61,6 +61,10 @@ pub(super) struct Truth {
     pub(super) sent: Vec<Sent>,
     pub(super) losses: Vec<Loss>,
     pub(super) healthy: Vec<Healthy>,
+    /// Done, in topics where others were destroyed: id and group.
+    pub(super) settled: Vec<(String, String)>,
+    /// What a broker did not do although it should: a difference of its own.
+    pub(super) complaints: Vec<String>,
     /// Destroyed, but neither heard of by the agent nor reported by a producer: only a bound can be asked for.
     pub(super) nameless: Vec<Sent>,
 }

@@ -23,6 +23,8 @@ pub(super) struct Said {
     pub(super) cause: String,
     messages: u64,
     states: BTreeSet<String>,
+    /// One line for each incident.
+    incidents: Vec<String>,
 }
 
 /// What nobody can name, as the agent bounds it.
@@ -40,13 +42,14 @@ pub(super) struct Bound {
 pub(super) struct Findings {
     pub(super) said: BTreeMap<Key, Said>,
     pub(super) bound: Bound,
-    pub(super) healthy: u64,
+    /// Messages of which nothing may be said.
+    pub(super) healthy: usize,
     pub(super) differences: Vec<String>,
 }
 
 /// Asks for everything the agent has to say, and compares.
 pub(super) fn compare(truth: &Truth, site: &Site) -> Result<Findings> {
-    let mut findings = Findings::default();
+    let mut findings = Findings { differences: truth.complaints.clone(), ..Findings::default() };
     let letters = site.api.dead_letters()?;
     for incident in site.api.incidents()? {
         findings.hear(truth, &letters, &incident);
@@ -58,6 +61,8 @@ pub(super) fn compare(truth: &Truth, site: &Site) -> Result<Findings> {
         findings.check_healthy(healthy, site)?;
     }
     findings.check_messages(truth, site)?;
+    findings.healthy =
+        truth.settled.len() + truth.healthy.iter().map(|healthy| healthy.ids.len()).sum::<usize>();
     Ok(findings)
 }
 
@@ -95,6 +100,8 @@ impl Findings {
                 [&cause.event, &cause.setting, &cause.actor].map(String::as_str).join(" ").trim().to_owned();
             said.messages += item.messages;
             said.states.insert(item.state.clone());
+            let counts = (item.messages, incident.ids_total, incident.ranges.len());
+            said.incidents.push(format!("{} {counts:?} {:?}", item.summary, incident.evidence));
         }
     }
 
@@ -162,7 +169,7 @@ impl Findings {
     /// No verdict names the group (that would be a false alarm by its key), and its book is closed.
     fn check_healthy(&mut self, healthy: &Healthy, site: &Site) -> Result<()> {
         let Healthy { broker, topic, group, .. } = healthy;
-        self.healthy += healthy.ids.len() as u64;
+
         let rows = site.api.balance()?;
         let of_group = |row: &&_| {
             let row: &agent::report::views::BalanceRow = row;
@@ -198,13 +205,11 @@ impl Findings {
             }
         }
         let kept = truth.healthy.iter().filter(|healthy| healthy.broker == "demo-a");
-        for (healthy, id) in kept.flat_map(|healthy| healthy.ids.iter().map(move |id| (healthy, id))) {
+        let whole = kept.flat_map(|healthy| healthy.ids.iter().map(move |id| (id, &healthy.group)));
+        for (id, group) in whole.chain(truth.settled.iter().map(|(id, group)| (id, group))) {
             let found = site.api.message(id)?;
-            let state = found
-                .groups
-                .iter()
-                .find(|entry| entry.group == healthy.group)
-                .map(|entry| entry.state.as_str());
+            let state =
+                found.groups.iter().find(|entry| entry.group == *group).map(|entry| entry.state.as_str());
             if state != Some("settled") || found.first_break.is_some() {
                 self.differ(format!(
                     "messages/{id} is {state:?}, not settled, breaks at {:?}",
@@ -265,7 +270,8 @@ pub(super) fn loss_differences(loss: &Loss, said: &Said) -> Vec<String> {
         differences.push(format!("{about}: not destroyed: {invented:?}"));
     }
     if said.messages != loss.ids.len() as u64 {
-        differences.push(format!("{about}: counts {} messages, not {}", said.messages, loss.ids.len()));
+        let (counted, incidents) = (said.messages, said.incidents.join("; "));
+        differences.push(format!("{about}: counts {counted} messages, not {}: {incidents}", loss.ids.len()));
     }
     if !said.cause.contains(&loss.cause) {
         differences.push(format!("{about}: the cause is `{}`, without `{}`", said.cause, loss.cause));
