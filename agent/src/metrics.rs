@@ -6,8 +6,10 @@
 //! set: whatever the caller says, no counter steps back. Every series of a closed set exists at 0 from the start, because a
 //! series that first appears with a value looks to Prometheus as if nothing had happened.
 
+pub mod observed;
 pub mod series;
 
+use crate::metrics::observed::{ByLabel, Observed};
 use crate::metrics::series::Series;
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
@@ -104,68 +106,6 @@ pub const FINDINGS: [&str; 9] = [
     "broadcast-group",
     "dead-letters-waiting",
 ];
-
-/// Numbers by a label of a closed set. A label outside the set is a bug of the caller.
-pub type ByLabel = Vec<(&'static str, u64)>;
-
-/// Everything the metrics show, taken at one moment. Rows with open labels (topics, groups) come in the order in which they
-/// were first known, the same after a restart: the first ones get series of their own.
-#[derive(Clone, Debug, Default)]
-pub struct Observed {
-    /// By [`STAGES`].
-    pub messages: ByLabel,
-    /// Stored messages by topic.
-    pub topics: Vec<(String, u64)>,
-    /// Confirmed lost messages by [`LOSSES`].
-    pub lost: ByLabel,
-    /// Topic, group (empty: none) and messages of open losses, for every pair that is owed, most of them 0.
-    pub open_losses: Vec<(String, String, u64)>,
-    /// Open incidents by [`VERDICTS`].
-    pub incidents_open: ByLabel,
-    /// Verdicts that ever reached a state, by [`VERDICTS`] and [`STATES`].
-    pub verdicts: Vec<(&'static str, &'static str, u64)>,
-    /// Upper bound.
-    pub undecided_messages: u64,
-    /// Each source of facts.
-    pub sources: Vec<ObservedSource>,
-    /// By [`IN_FLIGHT`].
-    pub in_flight: ByLabel,
-    /// 0 when everything is settled.
-    pub oldest_unsettled_age_seconds: f64,
-    /// Dead letters ever stored.
-    pub dlq_arrivals: u64,
-    /// Dead letters that could not be stored.
-    pub dlq_write_failures: u64,
-    /// Dead letters nobody has taken, by group.
-    pub dlq_messages: Vec<(String, u64)>,
-    /// Messages passed by an offset reset without delivery.
-    pub skipped: u64,
-    /// By [`DUPLICATE_CAUSES`].
-    pub duplicates: ByLabel,
-    /// Topic, group, seconds until retention takes the oldest unread message.
-    pub retention_margins: Vec<(String, String, f64)>,
-    /// 0 while nothing waits to be saved.
-    pub checkpoint_age_seconds: f64,
-    /// Damaged ledgers built again.
-    pub ledger_rebuilds: u64,
-    /// Rows in the ledger.
-    pub ledger_rows: u64,
-    /// By [`RISKS`].
-    pub exposed: ByLabel,
-    /// By [`FINDINGS`].
-    pub findings: ByLabel,
-}
-
-/// One source of facts.
-#[derive(Clone, Debug, Default)]
-pub struct ObservedSource {
-    pub source: String,
-    pub up: bool,
-    pub complete: bool,
-    pub lag_seconds: f64,
-    pub lag_frames: u64,
-    pub gaps: u64,
-}
 
 /// Why metrics could not be set up or shown.
 #[derive(Debug, thiserror::Error)]

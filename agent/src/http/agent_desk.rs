@@ -6,7 +6,7 @@ use crate::fold::class::Class;
 use crate::http::desk::{Answer, Decision, Desk, FoundMessage, LossFilter, Scope};
 use crate::http::problem::Problem;
 use crate::ingest::{LOCATE_LIMIT, LocateBy, LocateQuery, Place};
-use crate::metrics::{Observed, ObservedSource};
+use crate::metrics::observed::{Observed, ObservedSource};
 use crate::report::balances::balance;
 use crate::report::coverage::coverage;
 use crate::report::exposure::exposure;

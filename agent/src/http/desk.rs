@@ -2,7 +2,7 @@
 //! without an agent. Implemented by [`agent_desk`](super::agent_desk) over the running agent.
 
 use crate::http::problem::Problem;
-use crate::metrics::Observed;
+use crate::metrics::observed::Observed;
 use crate::report::times;
 use crate::report::views::{
     BalanceRow, CoverageRow, DlqRow, Envelope, ExposureReport, GapRow, GroupRow, LossDetail, LossItem,

@@ -3,7 +3,7 @@
 use super::desk::*;
 use super::problem::Problem;
 use super::*;
-use crate::metrics::Observed;
+use crate::metrics::observed::Observed;
 use crate::report::views::*;
 use lifecycle::fact::{OperatorAction, SendOutcome, SentReported};
 use lifecycle::identity::Incarnation;

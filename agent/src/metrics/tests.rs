@@ -3,6 +3,7 @@ use crate::fold::Books;
 use crate::fold::class::Class;
 use crate::judge::Judge;
 use crate::judge::verdict::VerdictState;
+use crate::metrics::observed::ObservedSource;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
