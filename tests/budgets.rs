@@ -3,6 +3,12 @@
 //!
 //! A budget that fails is never loosened here: find out what costs the bytes.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test may stop at what it did not expect, and shows what it saw"
+)]
+
 use broker::api::*;
 use broker::config::{Config, FlushDiskType};
 use broker::core::{Core, CoreParts, FlushDone, FlushOrders};
@@ -153,9 +159,10 @@ fn now(us: u64) -> Now {
     Now { mono_ms: us / 1000, wall_ms: 1_800_000_000_000 + us / 1000 }
 }
 
-fn asking<T: Send + 'static>(
-    request: impl FnOnce(ReplyFn<T>) -> Request,
-) -> (Request, Arc<Mutex<Option<T>>>) {
+/// Where an answer comes.
+type Slot<T> = Arc<Mutex<Option<T>>>;
+
+fn asking<T: Send + 'static>(request: impl FnOnce(ReplyFn<T>) -> Request) -> (Request, Slot<T>) {
     let slot = Arc::new(Mutex::new(None));
     let answer = slot.clone();
     (request(Box::new(move |value| *slot.lock().unwrap() = Some(value))), answer)
@@ -176,7 +183,7 @@ enum Ids {
 struct Producers {
     ids: Ids,
     counters: Vec<u32>,
-    waiting: Vec<Option<Arc<Mutex<Option<Answer<Vec<StoredAt>>>>>>>,
+    waiting: Vec<Option<Slot<Answer<Vec<StoredAt>>>>>,
     queues: Vec<(String, u32)>,
     at: usize,
     rng: SimRng,

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 const BLOCK_BYTES: usize = 4096;
+/// Longest flush told apart, microseconds.
+const FLUSH_MAX_US: u64 = 600_000_000;
 
 /// One series of flushes.
 #[derive(Debug, Clone, Copy)]
@@ -22,7 +24,7 @@ pub(crate) fn flush_rate(folder: &Path, time: Duration) -> Result<FlushRate> {
     let path = folder.join("flush-rate");
     let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
     let block = [7u8; BLOCK_BYTES];
-    let mut times = Histogram::<u64>::new(3)?;
+    let mut times = Histogram::<u64>::new_with_bounds(1, FLUSH_MAX_US, 3)?;
     let start = Instant::now();
     while start.elapsed() < time {
         let before = Instant::now();
@@ -34,4 +36,19 @@ pub(crate) fn flush_rate(folder: &Path, time: Duration) -> Result<FlushRate> {
     drop(file);
     std::fs::remove_file(&path)?;
     Ok(FlushRate { per_second, p50_us: times.value_at_quantile(0.5), p99_us: times.value_at_quantile(0.99) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_rate_belong_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let rate = flush_rate(folder.path(), Duration::from_millis(50)).unwrap();
+        assert!(rate.per_second > 0.0 && rate.p50_us > 0 && rate.p50_us <= rate.p99_us, "{rate:?}");
+        // half of all flushes took at least the median
+        assert!(rate.p50_us as f64 * rate.per_second <= 2.2e6, "{rate:?}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
 }
