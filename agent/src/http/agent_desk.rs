@@ -165,7 +165,7 @@ fn observe(view: &View<'_>) -> Observed {
         oldest_unsettled_age_seconds,
         dlq_arrivals,
         dlq_write_failures,
-        dlq_messages,
+        mut dlq_messages,
         skipped,
         duplicates,
         retention_margins,
@@ -173,6 +173,9 @@ fn observe(view: &View<'_>) -> Observed {
         findings,
     } = numbers(view.books, view.judge, now_wall_ms);
     lost.retain(|(class, _)| Class::from_text(class).is_some_and(Class::is_loss));
+    // A group's first dead letter is a rise from 0, not a series out of nowhere.
+    let groups = view.books.brokers.values().flat_map(|broker| broker.groups.keys());
+    dlq_messages.extend(groups.map(|group| (group.to_string(), 0)));
     let Status { sources, checkpoint, .. } = view.status;
     let unsaved_ms = match checkpoint.unsaved_since_wall_ms {
         0 => 0,

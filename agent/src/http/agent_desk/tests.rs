@@ -305,6 +305,7 @@ fn books_lists_and_metrics_say_the_same() {
         ("losstrace_in_flight_messages{stage=\"unflushed\"}", STORED - FLUSHED),
         ("losstrace_in_flight_messages{stage=\"undelivered\"}", STORED - DELIVERED),
         ("losstrace_in_flight_messages{stage=\"unacked\"}", DELIVERED - CONSUMED),
+        ("losstrace_dlq_messages{group=\"billing\"}", 0),
         ("losstrace_source_up{source=\"broker-a\"}", 1),
         ("losstrace_evidence_complete{source=\"broker-a\"}", 1),
     ] {
