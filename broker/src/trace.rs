@@ -5,8 +5,9 @@ use crate::state::State;
 use lifecycle::clock::Now;
 use lifecycle::fact::{AnswerClass, Fact, Stored, StoredKind, StoredRun};
 use lifecycle::frame::FrameEncoder;
-use lifecycle::identity::{LogPosition, QueueKey};
+use lifecycle::identity::{LogPosition, Name, QueueKey};
 use lifecycle::position::Position;
+use lifecycle::ranges::Ranges;
 use store::error::{Result, StoreError};
 use store::journal::{Journal, JournalSync, JournalView};
 
@@ -102,6 +103,31 @@ impl Trace {
             return;
         }
         self.state(state, Fact::Answered { from_ordinal, count, class });
+    }
+
+    /// States that a member settled a message; neighbours in one queue become one fact.
+    pub fn acked(
+        &mut self,
+        state: &mut State,
+        group: &Name,
+        (queue, offset): (QueueKey, u64),
+        member: &Name,
+    ) {
+        let one = Fact::Acked {
+            group: group.clone(),
+            queue,
+            ranges: Ranges::of(offset, offset + 1),
+            member: member.clone(),
+        };
+        if self.stored.runs.is_empty()
+            && let Some(Fact::Acked { group: g, queue: q, ranges, member: m }) = self.facts.last_mut()
+            && (&*g, &*q, &*m) == (group, &queue, member)
+        {
+            ranges.insert(offset, offset + 1);
+            state.apply(&one);
+            return;
+        }
+        self.state(state, one);
     }
 
     /// Ordinal of the next stored message.

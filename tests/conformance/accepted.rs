@@ -109,12 +109,6 @@ pub(crate) const ACCEPTED: &[Accepted] = &[
         |difference| difference.theirs.is_none(),
         "a message that was delayed keeps when it was due",
     ),
-    any(
-        11,
-        "body[].properties.ORIGIN_MESSAGE_ID",
-        both,
-        "a copy names its original by the id its producer knows; theirs by where it was stored",
-    ),
     any(300, "*", always, "who consumes a topic is not served yet: REQUEST_CODE_NOT_SUPPORTED"),
     Accepted {
         transcript: "unknown-topic-autocreate-off",

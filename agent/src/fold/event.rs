@@ -51,13 +51,14 @@ pub struct NamedMessage {
 pub enum What {
     /// Frames `from..=to` of a run were never received.
     Gap { incarnation: Incarnation, from: u64, to: u64 },
-    /// Recovery found these gone. `unnamed` more may be gone without a name.
+    /// Recovery found these gone. `unnamed` more may be gone without a name, each in one of `windows`.
     StoreLost {
         closed_epoch: u64,
         spans: Vec<Span>,
         named: Vec<NamedMessage>,
         lost: u64,
         unnamed: u64,
+        windows: Vec<Span>,
         clean: bool,
     },
     /// Recovery took a copy: the broker must make it again, or its debt is lost.

@@ -105,7 +105,8 @@ impl Judge {
     }
 
     fn stored_not_flushed_lost(&mut self, books: &Books, event: &Event) {
-        let What::StoreLost { closed_epoch, spans, named, lost, unnamed, clean } = &event.what else {
+        let What::StoreLost { closed_epoch, spans, named, lost, unnamed, windows, clean } = &event.what
+        else {
             return;
         };
         let stop = if *clean { "clean stop" } else { "no clean stop" };
@@ -132,10 +133,10 @@ impl Judge {
                 incident.add_id(id);
             }
         }
-        self.undecided(books, event, (*closed_epoch, *unnamed));
+        self.undecided(books, event, (*closed_epoch, *unnamed), windows);
     }
 
-    fn undecided(&mut self, books: &Books, event: &Event, what: (u64, u64)) {
+    fn undecided(&mut self, books: &Books, event: &Event, what: (u64, u64), windows: &[Span]) {
         let (closed_epoch, unnamed) = what;
         let key = format!("undecided/{}/{closed_epoch}/{}", event.source, event.at.incarnation);
         if unnamed == 0 || self.has_cited(&key, event.at) {
@@ -144,6 +145,7 @@ impl Judge {
         let incident = self.incident_for(books, Class::Undecided, key, event);
         incident.verdict.epoch = closed_epoch;
         incident.verdict.undecided = unnamed;
+        incident.verdict.windows = windows.iter().copied().map(Into::into).collect();
         incident.cite(event, format!("up to {unnamed} messages may be gone without a readable trace"));
     }
 
@@ -155,6 +157,12 @@ impl Judge {
         what: (Span, MessageIdentity, CopyReason),
     ) {
         let (copy, parent, reason) = what;
+        if reason == CopyReason::DeadLetter {
+            // no dead letter any more: the copy that is made again will be one
+            self.close_span(&copy, |v| {
+                v.class == Class::DeadLettered && v.broker == *event.source && v.group == **group
+            });
+        }
         // a due copy's record is in the schedule again: if nothing comes of it, it is stuck there
         if reason == CopyReason::Due {
             return;
@@ -243,16 +251,19 @@ impl Judge {
         let What::Refused { topic, code, one_way, count, ids, .. } = &event.what else { return };
         let key = format!("refused/{}/{}/{topic}/{code}/{one_way}", event.source, event.epoch);
         let text = format!("refused {count} sends to {topic} with code {code}");
-        if self.has_cited(&key, event.at) {
+        // one frame may hold several refusals: with ids, the ids tell what is news; without, only the frame can
+        if ids.is_empty() && self.has_cited(&key, event.at) {
             return;
         }
         let incident = self.incident_for(books, Class::SendRefused, key, event);
-        incident.add_topic(topic);
-        incident.add_count(*count);
-        incident.cite(event, text);
-        for id in ids {
-            incident.add_id(id);
+        let news = ids.iter().filter(|id| incident.add_id(id)).count() as u64;
+        let anonymous = count.saturating_sub(ids.len() as u64);
+        if news == 0 && !ids.is_empty() {
+            return;
         }
+        incident.add_topic(topic);
+        incident.add_count(news + anonymous);
+        incident.cite(event, text);
     }
 
     fn stored_though_unacked(&mut self, books: &Books, event: &Event, span: Option<Span>, id: Option<&Name>) {

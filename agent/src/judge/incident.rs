@@ -48,6 +48,7 @@ impl Incident {
             key,
             spans: Vec::new(),
             open_spans: Vec::new(),
+            windows: Vec::new(),
             ids: Vec::new(),
             ids_total: 0,
             messages: 0,

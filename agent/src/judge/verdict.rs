@@ -159,6 +159,9 @@ pub struct Verdict {
     pub spans: Vec<VerdictSpan>,
     /// Those that are still lost.
     pub open_spans: Vec<VerdictSpan>,
+    /// Where messages without a name may have been; together at most `undecided` of them.
+    #[serde(default)]
+    pub windows: Vec<VerdictSpan>,
     /// Client ids; the first of them.
     pub ids: Vec<String>,
     /// How many ids are known.

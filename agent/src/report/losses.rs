@@ -18,7 +18,7 @@ pub fn losses(judge: &Judge) -> Vec<LossItem> {
 pub fn loss(books: &Books, judge: &Judge, incident: &Uuid) -> Option<LossDetail> {
     let verdict = &judge.incident(incident)?.verdict;
     let broker = books.brokers.get(verdict.broker.as_str());
-    let ranges = verdict.spans.iter().map(|span| QueueRangeView {
+    let ranges = verdict.spans.iter().chain(&verdict.windows).map(|span| QueueRangeView {
         topic: broker.map_or(String::new(), |b| b.topic_name(span.queue().topic).to_owned()),
         topic_incarnation: format!("{:x}", span.topic_incarnation),
         queue_id: span.queue_id,

@@ -65,6 +65,7 @@ pub(super) struct FlushState {
     log_flushed: LogPosition,
     last_log_flush_ms: u64,
     last_journal_flush_ms: u64,
+    journal_flush_stated_ms: u64,
     awaiting: VecDeque<Awaiting>,
     /// Other answers that wait for the disk.
     promised: VecDeque<(LogPosition, Box<dyn FnOnce() + Send>)>,
@@ -203,7 +204,11 @@ impl Core {
                 self.flush.journal_flushed = position.sequence;
                 self.flush.answered_since_flush = self.flush.answered_since_cut;
                 self.flush.allowed = self.flush.stated;
-                self.trace.state_later(Fact::JournalFlushed { sequence: position.sequence });
+                // the feed tells this at once; the journal need not say it at every group commit
+                if now.mono_ms >= self.flush.journal_flush_stated_ms + self.config.journal_flush_interval_ms {
+                    self.flush.journal_flush_stated_ms = now.mono_ms;
+                    self.trace.state_later(Fact::JournalFlushed { sequence: position.sequence });
+                }
                 self.flush.last_journal_flush_ms = now.mono_ms;
                 for held in std::mem::take(&mut self.flush.held) {
                     self.answer_stored(held);

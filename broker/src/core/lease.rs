@@ -138,6 +138,7 @@ impl Core {
             .state
             .topic_of(queue.topic)
             .is_some_and(|topic| topic.config.message_type.as_ref() == "FIFO");
+        let attempts_max = self.attempts_max(&receive.group);
         let Some(at) = self.group_queue(&receive.group, queue) else { return Ok(Vec::new()) };
         if at.leases.len() >= LEASES_PER_QUEUE_MAX {
             return Ok(Vec::new());
@@ -147,6 +148,7 @@ impl Core {
             .iter()
             .take_while(|(until, _)| *until <= now.wall_ms)
             .filter_map(|(_, offset)| at.leases.get(offset).map(|lease| (*offset, lease.attempt + 1)))
+            .filter(|(_, attempt)| *attempt <= attempts_max)
             .take(room.messages)
             .collect();
         again.sort_unstable();
@@ -227,12 +229,7 @@ impl Core {
         for text in &acks.handles {
             let answer = self.valid_handle(now, &acks.group, &acks.client, text);
             answers.push(answer.map(|handle| {
-                self.state(Fact::Acked {
-                    group: acks.group.clone(),
-                    queue: handle.queue,
-                    ranges: Ranges::of(handle.offset, handle.offset + 1),
-                    member: acks.client.clone(),
-                });
+                self.trace.acked(&mut self.state, &acks.group, (handle.queue, handle.offset), &acks.client);
                 self.lease_over(&acks.group, handle.queue, now);
             }));
         }
@@ -278,6 +275,11 @@ impl Core {
                 attempt: handle.attempt,
                 visible_at_ms,
             });
+            if visible_at_ms <= now.wall_ms {
+                // visible at once: dead when that was the last attempt, else news for whoever waits
+                self.leases_over(now, &change.group, handle.queue);
+                self.waiting.touch(handle.queue);
+            }
             self.refresh_ends(&change.group, handle.queue, now);
             Handle { until_ms: visible_at_ms, ..handle }.to_string()
         });
@@ -314,7 +316,7 @@ impl Core {
     }
 
     fn leases_over(&mut self, now: Now, group: &Name, queue: QueueKey) {
-        let attempts_max = self.state.group(group).map_or(self.config.retry_max, |group| group.retry_max) + 1;
+        let attempts_max = self.attempts_max(group);
         let Some(at) = self.group_queue(group, queue) else { return };
         let over = at.lease_ends.iter().take_while(|(until, _)| *until <= now.wall_ms);
         let over: Vec<(u64, bool, u32)> = over
@@ -419,6 +421,11 @@ impl Core {
             self.leases_over(now, &group, queue);
             self.refresh_ends(&group, queue, now);
         }
+    }
+
+    /// Attempts after which a message is dead.
+    fn attempts_max(&self, group: &str) -> u32 {
+        self.state.group(group).map_or(self.config.retry_max, |group| group.retry_max) + 1
     }
 
     fn group_queue(&self, group: &str, queue: QueueKey) -> Option<&GroupQueue> {

@@ -117,11 +117,10 @@ impl Core {
         Ok(Copy { group, lineage, logged, topic, queue_id: 0, properties, reconsume_times, due })
     }
 
-    /// Keeps the id of the very first message through all copies.
+    /// Keeps the offset id of the very first message through all copies, as RocketMQ does.
     fn note_origin(&self, properties: &mut PropertiesBuf, message: &StoredMessage<'_>) -> Answer<()> {
         if message.properties.get(properties::ORIGIN_MESSAGE_ID).is_none() {
-            let id = message.properties.get(properties::UNIQ_KEY).map(str::to_owned);
-            let id = id.unwrap_or_else(|| self.offset_message_id(message.commitlog_offset));
+            let id = self.offset_message_id(message.commitlog_offset);
             set(properties, properties::ORIGIN_MESSAGE_ID, &id)?;
         }
         Ok(())

@@ -75,7 +75,6 @@ impl CommitLog {
         segment_size_bytes: u64,
         epochs: Vec<(Epoch, LogPosition)>,
     ) -> Result<Self> {
-        assert!(segment_size_bytes >= 2 * RECORD_LEN_MAX as u64 || cfg!(any(test, debug_assertions)));
         let config =
             SegmentConfig { dir: dir.to_path_buf(), segment_size_bytes, open_files_max: 64, allocate: false };
         Ok(CommitLog { chain: SegmentChain::open(disk, config)?, pending: Vec::new(), epochs })

@@ -2,7 +2,8 @@
 //! shapes are converted; both sides define their own, so that neither library knows the other.
 
 use agent::ingest::{
-    Batch, BatchStream, BoxFuture, Inspected, LocateBy, LocateQuery, Located, Place, RunEnd, Snapshot, Source, SourceError,
+    Batch, BatchStream, BoxFuture, Inspected, LocateBy, LocateQuery, Located, Place, RunEnd, Snapshot,
+    Source, SourceError,
 };
 use broker::feed::{self, FeedError, FeedHandle};
 use lifecycle::identity::{MessageIdentity, Name};

@@ -10,6 +10,9 @@ use lifecycle::identity::{CopyReason, Incarnation, QueueKey};
 use lifecycle::ranges::Ranges;
 use std::collections::BTreeMap;
 
+/// Most queues named as places of messages that have no name.
+const WINDOWS_MAX: usize = 4_096;
+
 impl BrokerBooks {
     pub(super) fn recovered(&mut self, recovered: &Recovered) {
         let unnamed = self.close_runs(recovered);
@@ -17,9 +20,20 @@ impl BrokerBooks {
         let closed_epoch = self.epoch;
         let copies = self.take_lost_copies(&cuts);
         let mut spans = Vec::new();
+        let mut windows = Vec::new();
         let mut lost: BTreeMap<QueueKey, Ranges> = BTreeMap::new();
         for (key, (min, end)) in &cuts {
             let Some(queue) = self.queues.get(key) else { continue };
+            // what was stored without our hearing of it lies behind everything we have heard of
+            if unnamed > 0 && windows.len() < WINDOWS_MAX {
+                let from = queue.max.max(*end);
+                windows.push(Span {
+                    queue: *key,
+                    from,
+                    to: from.saturating_add(unnamed),
+                    epoch: closed_epoch,
+                });
+            }
             let gone = queue.by_epoch((*end).max(queue.min), queue.max);
             let remade = copies.get(key).cloned().unwrap_or_default();
             // bad records were lost, and told, at an earlier recovery
@@ -57,7 +71,7 @@ impl BrokerBooks {
         }
         if lost > 0 || unnamed > 0 {
             let clean = recovered.clean;
-            self.emit(What::StoreLost { closed_epoch, spans, named, lost, unnamed, clean });
+            self.emit(What::StoreLost { closed_epoch, spans, named, lost, unnamed, windows, clean });
         }
     }
 

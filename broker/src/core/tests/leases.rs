@@ -53,6 +53,26 @@ fn the_last_attempt_ends_in_the_dead_letters_and_settles_the_parent() {
 }
 
 #[test]
+fn a_nack_without_delay_is_visible_at_once_and_dead_at_once_after_the_last_attempt() {
+    let mut bench = Bench::new(small());
+    bench.send("t", "A").unwrap();
+    for attempt in 1..=3 {
+        let leased = bench.receive("c", "g", "t", 10_000);
+        assert_eq!(leased[0].attempt, attempt);
+        let change = ChangeInvisible {
+            group: "g".into(),
+            topic: "t".into(),
+            client: "c".into(),
+            handle: leased[0].handle.clone(),
+            invisible_ms: 0,
+        };
+        bench.ask(|reply| Request::ChangeInvisible(change, reply)).unwrap();
+    }
+    assert!(bench.receive("c", "g", "t", 10_000).is_empty());
+    assert_eq!(bench.queue_ends("%DLQ%g"), [1]);
+}
+
+#[test]
 fn a_lease_bound_to_its_member_ends_with_it() {
     let mut bench = Bench::new(small());
     bench.send("t", "A").unwrap();

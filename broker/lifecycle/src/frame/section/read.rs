@@ -17,7 +17,10 @@ pub(in crate::frame) fn decode(
     let mut r = SectionReader { body, state };
     Ok(match tag {
         tag::STORED => Fact::Stored(r.stored()?),
-        tag::FLUSHED => Fact::Flushed { log_position: LogPosition(r.num()?) },
+        tag::FLUSHED => {
+            let behind = unzigzag(r.num()?) as u64;
+            Fact::Flushed { log_position: LogPosition(r.state.log_end.wrapping_sub(behind)) }
+        }
         tag::ANSWERED => {
             let from_ordinal = r.state.answered_end.wrapping_add(unzigzag(r.num()?) as u64);
             let packed = r.num()?;

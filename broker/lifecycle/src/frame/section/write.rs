@@ -13,7 +13,8 @@ pub(in crate::frame) fn encode(fact: &Fact, state: &mut EncoderState, out: &mut 
     match fact {
         Fact::Stored(stored) => w.stored(stored),
         Fact::Flushed { log_position } => {
-            w.num(log_position.0);
+            // most often all that was stored, or little less
+            w.out_signed(w.state.log_end.wrapping_sub(log_position.0) as i64);
             tag::FLUSHED
         }
         Fact::Answered { from_ordinal, count, class } => {
