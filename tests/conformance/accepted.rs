@@ -109,6 +109,12 @@ pub(crate) const ACCEPTED: &[Accepted] = &[
         |difference| difference.theirs.is_none(),
         "a message that was delayed keeps when it was due",
     ),
+    any(
+        11,
+        "body[].properties.ORIGIN_MESSAGE_ID",
+        both,
+        "an offset id holds the broker's address and the place in its log, and ours are others",
+    ),
     any(300, "*", always, "who consumes a topic is not served yet: REQUEST_CODE_NOT_SUPPORTED"),
     Accepted {
         transcript: "unknown-topic-autocreate-off",

@@ -251,19 +251,16 @@ impl Judge {
         let What::Refused { topic, code, one_way, count, ids, .. } = &event.what else { return };
         let key = format!("refused/{}/{}/{topic}/{code}/{one_way}", event.source, event.epoch);
         let text = format!("refused {count} sends to {topic} with code {code}");
-        // one frame may hold several refusals: with ids, the ids tell what is news; without, only the frame can
-        if ids.is_empty() && self.has_cited(&key, event.at) {
+        if self.has_cited(&key, event.at) {
             return;
         }
         let incident = self.incident_for(books, Class::SendRefused, key, event);
-        let news = ids.iter().filter(|id| incident.add_id(id)).count() as u64;
-        let anonymous = count.saturating_sub(ids.len() as u64);
-        if news == 0 && !ids.is_empty() {
-            return;
-        }
         incident.add_topic(topic);
-        incident.add_count(news + anonymous);
+        incident.add_count(*count);
         incident.cite(event, text);
+        for id in ids {
+            incident.add_id(id);
+        }
     }
 
     fn stored_though_unacked(&mut self, books: &Books, event: &Event, span: Option<Span>, id: Option<&Name>) {

@@ -196,8 +196,9 @@ impl Core {
         found: Vec<(u64, u32, Bytes)>,
     ) -> Vec<LeasedMessage> {
         let lease_until_ms = match receive.auto_renew {
-            true => WHILE_MEMBER_LIVES,
-            false => now.wall_ms + receive.invisible_ms.min(LEASE_MAX_MS),
+            // somebody we do not know as alive could not be seen to die: its lease ends by time
+            true if self.sessions.is_alive(&receive.client) => WHILE_MEMBER_LIVES,
+            _ => now.wall_ms + receive.invisible_ms.min(LEASE_MAX_MS),
         };
         let mut by_attempt: BTreeMap<u32, Ranges> = BTreeMap::new();
         for (offset, attempt, _) in &found {
@@ -418,6 +419,14 @@ impl Core {
             .flat_map(|(name, group)| group.queues.keys().map(move |queue| (name.clone(), *queue)))
             .collect();
         for (group, queue) in pairs {
+            // nobody is connected after a restart: leases bound to a member's life are over
+            let bound = self.group_queue(&group, queue).map(|at| {
+                let held = at.leases.iter().filter(|(_, lease)| lease.held && lease.until_ms == u64::MAX);
+                held.map(|(offset, _)| (*offset, offset + 1)).collect::<Ranges>()
+            });
+            if let Some(ranges) = bound.filter(|ranges| !ranges.is_empty()) {
+                self.state(Fact::LeaseExpired { group: group.clone(), queue, ranges });
+            }
             self.leases_over(now, &group, queue);
             self.refresh_ends(&group, queue, now);
         }

@@ -268,9 +268,32 @@ impl BrokerBooks {
             self.count_topic(known, |topic| topic.refused += count);
         }
         let ids = ids.iter().filter(|id| !id.is_empty()).take(EVENT_IDS_MAX);
-        let ids = ids.map(|id| String::from_utf8_lossy(id).as_ref().into()).collect();
+        let mut ids: Vec<Name> = ids.map(|id| String::from_utf8_lossy(id).as_ref().into()).collect();
+        // refusals of one kind in one frame are told as one: a frame is what the judge cites, and counts once
+        if let Some((counted, known)) = self.refused_in_this_frame(topic, (code, one_way)) {
+            *counted += count;
+            known.append(&mut ids);
+            return;
+        }
         let (topic, reason) = (topic.clone(), reason.clone());
         self.emit(What::Refused { topic, code, reason, one_way, count, ids });
+    }
+
+    fn refused_in_this_frame(
+        &mut self,
+        wanted: &Name,
+        kind: (i32, bool),
+    ) -> Option<(&mut u64, &mut Vec<Name>)> {
+        let at = self.at;
+        let of_frame = self.events.iter_mut().rev().take_while(|event| event.at == at);
+        of_frame.into_iter().find_map(|event| match &mut event.what {
+            What::Refused { topic, code, one_way, count, ids, .. }
+                if topic == wanted && (*code, *one_way) == kind =>
+            {
+                Some((count, ids))
+            }
+            _ => None,
+        })
     }
 
     pub(super) fn broken_off(&mut self, ordinal: u64) {

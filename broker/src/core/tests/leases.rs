@@ -91,6 +91,21 @@ fn a_lease_bound_to_its_member_ends_with_it() {
 }
 
 #[test]
+fn a_lease_of_somebody_unknown_ends_by_time_and_none_outlives_a_restart() {
+    let mut bench = Bench::new(small());
+    bench.send("t", "A").unwrap();
+    assert_eq!(bench.receive("stranger", "g", "t", 0).len(), 1, "auto-renew, but no heartbeat yet");
+    bench.pass(1);
+    assert_eq!(bench.receive("stranger", "g", "t", 0).len(), 1, "nobody would notice that it died");
+    bench.heartbeat("c", "g", "t", ConsumeModel::Lease);
+    bench.pass(1);
+    assert_eq!(bench.receive("c", "g", "t", 0)[0].attempt, 3);
+    bench.kill();
+    bench.pass(1);
+    assert_eq!(bench.queue_ends("%DLQ%g"), [1], "the last attempt's lease is over after the restart");
+}
+
+#[test]
 fn leases_and_offsets_exclude_each_other_while_a_member_lives() {
     let mut bench = Bench::new(small());
     bench.send("t", "A").unwrap();
