@@ -11,6 +11,7 @@ use tests::stand::binary;
 const LIMIT: Duration = Duration::from_secs(120);
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "measures in real time how long a stranger would wait")]
 fn the_demo_finds_exactly_what_it_destroyed() -> Result<()> {
     let begin = Instant::now();
     let output = Command::new(binary()?).arg("demo").output()?;
