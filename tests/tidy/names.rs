@@ -23,7 +23,7 @@ const DECLARATIONS: [&str; 5] = ["struct ", "enum ", "trait ", "type ", "union "
 
 /// Put together here, so that this file does not hold them itself.
 fn foreign_words() -> [String; 6] {
-    ["../sha|red", "/work/ma|in", "/work/sha|red", "deb.debian|.org", "registry.npmjs|.org", "pypi|.org/"]
+    ["../sha|red", "/wo|rk/main", "/wo|rk/shared", "deb.debian|.org", "registry.npmjs|.org", "pypi|.org/"]
         .map(|word| word.replace('|', ""))
 }
 
