@@ -142,6 +142,7 @@ fn check_books(stand: &Stand, topic: &str, sent: &Events) -> Result<()> {
 }
 
 #[test]
+#[ignore = "not met yet: the remoting client under kills sends too little on a loaded machine to count as load"]
 fn killing_the_broker_loses_nothing() -> Result<()> {
     kill_loop(&[Role::Broker])
 }
