@@ -19,7 +19,7 @@ fn python_push_consumer() -> Result<()> {
 }
 
 #[test]
-#[ignore = "not met yet: the original does not list its dead-letter copy"]
+#[ignore = "not met yet: the books of a group whose messages were sent back do not close, cause unknown"]
 fn python_dead_letters() -> Result<()> {
     stand::with(Options::default(), |stand| dead_letter(stand, PythonRemoting))
 }
