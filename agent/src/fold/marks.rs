@@ -2,10 +2,15 @@
 //! without a run was never handed out. Costs one entry per run, whatever its length. Never owns counters: each change is
 //! told to the caller piece by piece.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod runs;
+
+use runs::{PackedMark, Place, Run, Runs};
+use std::collections::BTreeSet;
 
 /// Offsets whose runs share one ledger row when runs are many.
 pub const WINDOW: u64 = 256;
+/// Runs for which room is kept between two changes.
+const SCRATCH_RUNS_MAX: usize = 256;
 
 /// The state of a run of offsets for one group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
@@ -92,17 +97,12 @@ impl Mark {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Run {
-    end: u64,
-    mark: Mark,
-}
-
 /// The runs of one queue for one group.
 #[derive(Clone, Debug, Default)]
 pub struct Marks {
-    runs: BTreeMap<u64, Run>,
-    scratch: Vec<(u64, Run)>,
+    runs: Runs,
+    old: Vec<Run>,
+    new: Vec<Run>,
     touched: BTreeSet<u64>,
     last_touched: Option<u64>,
 }
@@ -110,6 +110,18 @@ pub struct Marks {
 impl PartialEq for Marks {
     fn eq(&self, other: &Self) -> bool {
         self.runs == other.runs
+    }
+}
+
+fn parts(run: &Run) -> (u64, u64, Mark) {
+    (run.from, run.end, run.mark.into())
+}
+
+/// Adds a run, or lengthens the last one when they are neighbours with equal marks.
+fn join(runs: &mut Vec<Run>, from: u64, end: u64, mark: PackedMark) {
+    match runs.last_mut() {
+        Some(last) if last.end == from && last.mark == mark => last.end = end,
+        _ => runs.push(Run { from, end, mark }),
     }
 }
 
@@ -121,19 +133,18 @@ impl Marks {
 
     /// Runs that end above `floor`, in rising order.
     pub fn iter_from(&self, floor: u64) -> impl Iterator<Item = (u64, u64, Mark)> + '_ {
-        let before = self.runs.range(..floor).next_back().filter(|(_, run)| run.end > floor);
-        before.into_iter().chain(self.runs.range(floor..)).map(|(from, run)| (*from, run.end, run.mark))
+        self.runs.iter_at(self.runs.find(|run| run.end <= floor)).map(parts)
     }
 
     /// All runs.
     pub fn iter(&self) -> impl Iterator<Item = (u64, u64, Mark)> + '_ {
-        self.runs.iter().map(|(from, run)| (*from, run.end, run.mark))
+        self.runs.iter().map(parts)
     }
 
     /// The mark at `offset`.
     pub fn get(&self, offset: u64) -> Option<Mark> {
-        let (_, run) = self.runs.range(..=offset).next_back()?;
-        (offset < run.end).then_some(run.mark)
+        let (from, _, mark) = self.iter_from(offset).next()?;
+        (from <= offset).then_some(mark)
     }
 
     /// The pieces of `from..to`, runs and gaps alike, in rising order.
@@ -163,126 +174,94 @@ impl Marks {
         if from >= to {
             return;
         }
-        if self.runs.last_key_value().is_none_or(|(_, run)| run.end <= from) {
+        if self.runs.last().is_none_or(|last| last.end <= from) {
             if let Some(mark) = turn(from, to, None) {
                 self.append(from, to, mark);
             }
             return;
         }
-        let mut pieces = std::mem::take(&mut self.scratch);
-        pieces.clear();
-        self.take_overlapping(from, to, &mut pieces);
-        self.put_back(from, to, &mut pieces, &mut turn);
-        self.scratch = pieces;
-    }
-
-    fn append(&mut self, from: u64, to: u64, mark: Mark) {
-        if let Some(mut last) = self.runs.last_entry()
-            && last.get().end == from
-            && last.get().mark == mark
-        {
-            last.get_mut().end = to;
-            let key = *last.key();
-            self.touch(key);
-            return;
-        }
-        self.put(from, Run { end: to, mark });
-    }
-
-    /// Removes the runs that overlap `from..to`; what lies outside of it is put back at once.
-    fn take_overlapping(&mut self, from: u64, to: u64, pieces: &mut Vec<(u64, Run)>) {
-        if let Some((a, run)) = self.runs.range_mut(..from).next_back()
-            && run.end > from
-        {
-            let cut = Run { end: run.end, mark: run.mark };
-            run.end = from;
-            let a = *a;
-            self.touch(a);
-            pieces.push((from, cut));
-        }
-        while let Some((a, run)) = self.runs.range(from..to).next().map(|(a, run)| (*a, *run)) {
-            self.runs.remove(&a);
-            self.touch(a);
-            pieces.push((a, run));
-        }
-        let last_index = pieces.len().wrapping_sub(1);
-        if let Some((_, run)) = pieces.get_mut(last_index)
-            && run.end > to
-        {
-            let rest = Run { end: run.end, mark: run.mark };
-            run.end = to;
-            self.put(to, rest);
-        }
-    }
-
-    fn put_back(
-        &mut self,
-        from: u64,
-        to: u64,
-        pieces: &mut Vec<(u64, Run)>,
-        turn: &mut impl FnMut(u64, u64, Option<Mark>) -> Option<Mark>,
-    ) {
-        let mut open: Option<(u64, Run)> = self
-            .runs
-            .range(..from)
-            .next_back()
-            .filter(|(_, run)| run.end == from)
-            .map(|(start, run)| (*start, *run));
+        // the neighbours on both sides may join with what comes between them
+        let place = self.runs.find(|run| run.end < from);
+        let (mut old, mut new) = (std::mem::take(&mut self.old), std::mem::take(&mut self.new));
+        old.clear();
+        new.clear();
+        old.extend(self.runs.iter_at(place).take_while(|run| run.from <= to));
         let mut at = from;
-        let mut place = |marks: &mut Self, a: u64, b: u64, mark: Option<Mark>| {
-            let Some(mark) = mark else { return };
-            match &mut open {
-                Some((_, run)) if run.end == a && run.mark == mark => run.end = b,
-                _ => {
-                    if let Some((start, run)) = open.replace((a, Run { end: b, mark })) {
-                        marks.put(start, run);
-                    }
-                }
+        let mut turn = |new: &mut Vec<Run>, a: u64, b: u64, mark: Option<PackedMark>| {
+            if let Some(mark) = turn(a, b, mark.map(Mark::from)) {
+                join(new, a, b, mark.into());
             }
         };
-        for (a, run) in pieces.drain(..) {
-            if a > at {
-                let mark = turn(at, a, None);
-                place(self, at, a, mark);
+        for run in &old {
+            if run.from < from {
+                new.push(Run { end: run.end.min(from), ..*run });
             }
-            let mark = turn(a, run.end, Some(run.mark));
-            place(self, a, run.end, mark);
-            at = run.end;
+            let (a, b) = (run.from.max(from), run.end.min(to));
+            if a < b {
+                if at < a {
+                    turn(&mut new, at, a, None);
+                }
+                turn(&mut new, a, b, Some(run.mark));
+                at = b;
+            }
+            if run.end > to {
+                if at < to {
+                    turn(&mut new, at, to, None);
+                    at = to;
+                }
+                join(&mut new, run.from.max(to), run.end, run.mark);
+            }
         }
         if at < to {
-            let mark = turn(at, to, None);
-            place(self, at, to, mark);
+            turn(&mut new, at, to, None);
         }
-        if let Some((start, mut run)) = open {
-            // the run behind may continue the last piece
-            if run.end == to
-                && let Some(next) = self.runs.get(&to).copied()
-                && next.mark == run.mark
-            {
-                self.runs.remove(&to);
-                self.touch(to);
-                run.end = next.end;
+        self.put(place, &old, &new);
+        if old.capacity().max(new.capacity()) <= SCRATCH_RUNS_MAX {
+            (self.old, self.new) = (old, new);
+        }
+    }
+
+    fn append(&mut self, from: u64, end: u64, mark: Mark) {
+        let mark = mark.into();
+        match self.runs.last_mut() {
+            Some(last) if last.end == from && last.mark == mark => {
+                last.end = end;
+                let from = last.from;
+                self.touch(from);
             }
-            self.put(start, run);
+            _ => {
+                self.runs.push(Run { from, end, mark });
+                self.touch(from);
+            }
         }
+    }
+
+    /// Puts `new` in the place of `old`, and notes the windows that differ.
+    fn put(&mut self, place: Place, old: &[Run], new: &[Run]) {
+        if old == new {
+            return;
+        }
+        for run in old.iter().chain(new) {
+            self.touch(run.from);
+        }
+        self.runs.replace(place, old.len(), new);
     }
 
     /// Drops everything below `floor`, then returns the lowest offset at or above it that is not terminal.
     pub fn advance(&mut self, floor: u64) -> u64 {
         let mut floor = floor;
-        while let Some(first) = self.runs.first_entry() {
-            let (from, run) = (*first.key(), *first.get());
-            let ended = run.end <= floor || (from <= floor && run.mark.state.is_terminal());
+        while let Some(run) = self.runs.first().copied() {
+            let ended = run.end <= floor || (run.from <= floor && Mark::from(run.mark).state.is_terminal());
             if !ended {
-                if from < floor {
-                    first.remove();
-                    self.touch(from);
-                    self.put(floor, run);
+                if run.from < floor {
+                    self.runs.first_mut().expect("it was looked at").from = floor;
+                    self.touch(run.from);
+                    self.touch(floor);
                 }
                 break;
             }
-            first.remove();
-            self.touch(from);
+            self.runs.remove_first();
+            self.touch(run.from);
             floor = floor.max(run.end);
         }
         floor
@@ -295,11 +274,11 @@ impl Marks {
 
     /// Puts a run that was read back from a row; `false` when it is empty or overlaps.
     pub fn restore(&mut self, from: u64, to: u64, mark: Mark) -> bool {
-        let free = self.runs.last_key_value().is_none_or(|(_, run)| run.end <= from);
+        let free = self.runs.last().is_none_or(|last| last.end <= from);
         if from >= to || !free {
             return false;
         }
-        self.runs.insert(from, Run { end: to, mark });
+        self.runs.push(Run { from, end: to, mark: mark.into() });
         true
     }
 
@@ -307,18 +286,14 @@ impl Marks {
     pub fn in_window(&self, window: u64) -> impl Iterator<Item = (u64, u64, Mark)> + '_ {
         let from = window.saturating_mul(WINDOW);
         let to = from.saturating_add(WINDOW);
-        self.runs.range(from..to).map(|(a, run)| (*a, run.end, run.mark))
+        let place = self.runs.find(|run| run.from < from);
+        self.runs.iter_at(place).take_while(move |run| run.from < to).map(parts)
     }
 
     /// Windows whose runs changed since the last call.
     pub fn take_touched(&mut self) -> BTreeSet<u64> {
         self.last_touched = None;
         std::mem::take(&mut self.touched)
-    }
-
-    fn put(&mut self, from: u64, run: Run) {
-        self.runs.insert(from, run);
-        self.touch(from);
     }
 
     fn touch(&mut self, from: u64) {

@@ -51,6 +51,9 @@ pub type Objects = BTreeMap<Vec<u8>, Vec<u8>>;
 /// A row to write, or to delete.
 pub type RowChange = (Vec<u8>, Option<Vec<u8>>);
 
+/// A row as it was read back, and still belongs to the ledger.
+pub type StoredRow<'a> = (&'a [u8], &'a [u8]);
+
 /// What was last handed out: a hash per chunk of every object, so that only what changed is written again.
 #[derive(Clone, Default)]
 pub struct Saved {
@@ -124,8 +127,8 @@ fn hash(bytes: &[u8]) -> u64 {
 }
 
 /// Puts rows back together: object key → its bytes.
-pub fn assemble(rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<(Objects, Saved), RowError> {
-    let rows: BTreeMap<Vec<u8>, Vec<u8>> = rows.into_iter().collect();
+pub fn assemble<'a>(rows: impl IntoIterator<Item = StoredRow<'a>>) -> Result<(Objects, Saved), RowError> {
+    let rows: BTreeMap<&[u8], &[u8]> = rows.into_iter().collect();
     let mut objects = Objects::new();
     let mut saved = Saved::default();
     for (key, value) in rows {
@@ -138,7 +141,7 @@ pub fn assemble(rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<(O
         if hashes.len() != usize::from(u16::from_be_bytes(*chunk)) {
             return Err(RowError::Missing);
         }
-        hashes.push(hash(&value));
+        hashes.push(hash(value));
         objects.entry(object.to_vec()).or_default().extend_from_slice(piece);
     }
     for whole in objects.values_mut() {
@@ -232,19 +235,19 @@ impl Books {
     }
 
     /// Books from all rows the ledger holds.
-    pub fn from_rows(rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<Books, RowError> {
+    pub fn from_rows<'a>(rows: impl IntoIterator<Item = StoredRow<'a>>) -> Result<Books, RowError> {
         // the judge's own rows lie in the same ledger, from this kind on
         let own = rows.into_iter().filter(|(key, _)| key.first().is_none_or(|kind| *kind < FOREIGN_KIND));
         let (objects, saved) = assemble(own)?;
         let mut books = Books { saved, ..Books::default() };
-        for (key, bytes) in &objects {
-            let mut key = KeyReader(Reader::new(key));
+        for (key, bytes) in objects {
+            let mut key = KeyReader(Reader::new(&key));
             let kind = key.0.u8()?;
             let source = key.text()?;
             let idle_after_ms = books.idle_after_ms;
             let entry = books.brokers.entry(source.clone());
             let broker = entry.or_insert_with(|| BrokerBooks::new(&source, idle_after_ms));
-            let mut row = Reader::new(bytes);
+            let mut row = Reader::new(&bytes);
             broker.restore(kind, &mut key, &mut row)?;
             if !row.is_empty() {
                 return Err(RowError::Malformed("object longer than its content"));

@@ -4,7 +4,7 @@
 use super::Judge;
 use super::questions::OpenReport;
 use crate::fold::rows::codec::Row;
-use crate::fold::rows::{RowChange, RowError, assemble};
+use crate::fold::rows::{RowChange, RowError, StoredRow, assemble};
 use lifecycle::fact::{SendOutcome, SentReported};
 use lifecycle::position::Position;
 use lifecycle::varint::Reader;
@@ -71,9 +71,9 @@ impl Judge {
     }
 
     /// Puts open questions back from all rows the ledger holds (the books' rows are skipped).
-    pub fn restore_rows(
+    pub fn restore_rows<'a>(
         &mut self,
-        rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>,
+        rows: impl IntoIterator<Item = StoredRow<'a>>,
     ) -> Result<(), RowError> {
         let own = rows.into_iter().filter(|(key, _)| key.first() == Some(&REPORT_KIND));
         let (objects, saved) = assemble(own)?;

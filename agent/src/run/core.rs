@@ -2,6 +2,7 @@
 
 use crate::config::AgentConfig;
 use crate::fold::Books;
+use crate::fold::rows::StoredRow;
 use crate::ingest::intake::Gap;
 use crate::judge::deadlines::Deadlines;
 use crate::judge::questions::Question;
@@ -47,10 +48,10 @@ impl Core {
 
     /// Takes the state of a checkpoint over; an error when its rows are not understood.
     pub fn import(rows: &[Row], config: &AgentConfig) -> Result<Self, String> {
-        let own = |row: &Row| {
+        fn own(row: &Row) -> Option<StoredRow<'_>> {
             let (prefix, key) = row.0.split_first()?;
-            (*prefix == STATE_PREFIX).then(|| (key.to_vec(), row.1.clone()))
-        };
+            (*prefix == STATE_PREFIX).then_some((key, &row.1))
+        }
         let books = Books::from_rows(rows.iter().filter_map(own)).map_err(|error| error.to_string())?;
         let mut core = Core::new(config);
         core.books = books.with_idle_after(config.judge.idle_after_ms);

@@ -2,6 +2,7 @@
 
 use super::world::*;
 use super::*;
+use crate::fold::rows::StoredRow;
 
 #[test]
 fn refusals_are_counted_by_topic_and_code() {
@@ -201,16 +202,17 @@ fn open_reports_survive_in_rows() {
     w.heads.insert("other".into(), None);
     w.report("a", SendOutcome::Ok, None);
     w.report("b", SendOutcome::Unknown, Some(7));
-    let rows: Vec<_> = w.judge.rows_changed_since_last().into_iter().map(|(k, v)| (k, v.unwrap())).collect();
+    let rows: BTreeMap<_, _> =
+        w.judge.rows_changed_since_last().into_iter().map(|(k, v)| (k, v.unwrap())).collect();
     assert!(w.judge.rows_changed_since_last().is_empty());
     let mut judge = Judge::new(Deadlines::default(), new_ids());
-    judge.restore_rows(rows.clone()).unwrap();
+    judge.restore_rows(slices(&rows)).unwrap();
     let open: Vec<_> = judge.questions().open_reports().map(|open| open.report.clone()).collect();
     let before: Vec<_> = w.judge.questions().open_reports().map(|open| open.report.clone()).collect();
     assert_eq!(open, before);
     let mut all = rows;
     all.extend(w.books.all_rows());
-    assert!(Books::from_rows(all).is_ok(), "the books skip the judge's rows");
+    assert!(Books::from_rows(slices(&all)).is_ok(), "the books skip the judge's rows");
 }
 
 #[test]
@@ -244,5 +246,9 @@ fn every_topic_has_its_producer_book() {
         assert_eq!(row.store.unwrap().stored, 4);
     };
     read(&w, &w.books);
-    read(&w, &Books::from_rows(w.books.all_rows()).unwrap());
+    read(&w, &Books::from_rows(slices(&w.books.all_rows())).unwrap());
+}
+
+fn slices(rows: &BTreeMap<Vec<u8>, Vec<u8>>) -> impl Iterator<Item = StoredRow<'_>> {
+    rows.iter().map(|(key, value)| (&key[..], &value[..]))
 }
