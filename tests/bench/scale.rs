@@ -14,6 +14,7 @@ use lifecycle::ids::IdColumn;
 use lifecycle::position::Position;
 use lifecycle::ranges::Ranges;
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 use store::disk_os::OsDisk;
@@ -60,6 +61,7 @@ fn main() {
         let folder = tempfile::tempdir().expect("a folder for the ledger");
         let dir = folder.path().join("ledger");
         print!("{name:<28}");
+        std::io::stdout().flush().expect("somebody reads");
         for phase in ["fill", "start"] {
             // a process for each, so that one finds no memory that another one left
             let program = std::env::current_exe().expect("this program");
