@@ -71,6 +71,10 @@ pub struct JudgeConfig {
     pub send_unknown_ms: u64,
     /// The broker may take so long after a restart to make a lost copy again.
     pub copy_remade_ms: u64,
+    /// A retry may lie in the retry topic so long while the group has members and none fetches from its queue.
+    pub retry_unread_ms: u64,
+    /// An unread message is near its end when retention deletes it within this time.
+    pub near_expiry_ms: u64,
 }
 
 impl Default for AgentConfig {
@@ -106,6 +110,8 @@ impl Default for JudgeConfig {
             timer_slack_ms: 30_000,
             send_unknown_ms: 10_000,
             copy_remade_ms: 30_000,
+            retry_unread_ms: 120_000,
+            near_expiry_ms: 6 * 3_600_000,
         }
     }
 }
@@ -175,6 +181,12 @@ impl AgentConfig {
             "judge.idle_after_ms",
             "must exceed judge.timer_slack_ms",
         );
+        problems.unless(
+            within(judge.retry_unread_ms, 1_000, judge.idle_after_ms.max(1_000)),
+            "judge.retry_unread_ms",
+            "must be 1000 to judge.idle_after_ms",
+        );
+        problems.unless(judge.near_expiry_ms > 0, "judge.near_expiry_ms", "must not be 0");
         problems.0
     }
 }

@@ -13,18 +13,23 @@ pub mod group;
 pub mod group_queue;
 pub mod marks;
 pub mod queue;
+pub mod recent;
 pub mod repeats;
 pub mod rows;
+pub mod slots;
 pub mod timers;
 pub mod unflushed;
 
 use broker::{Applied, BrokerBooks, Totals};
 use event::Event;
+use group::GroupBooks;
 use lifecycle::frame::Frame;
 use lifecycle::identity::{Incarnation, Name};
 use lifecycle::position::{Position, PositionVector};
 use std::collections::BTreeMap;
 
+/// The source of what only the agent is told: its own evidence log.
+pub const EVIDENCE_SOURCE: &str = "evidence-log";
 /// Sources one agent folds.
 pub const SOURCES_MAX: usize = 256;
 /// A group without members and moves for this long is idle: what expires then is nobody's loss. Must exceed retention.
@@ -107,6 +112,17 @@ impl Books {
             sum.add(&books.totals);
         }
         sum
+    }
+
+    /// Since when a group owes nothing, wall ms: an operator retired it, and nobody has joined it since.
+    pub fn retired_since(&self, group: &GroupBooks, name: &str) -> Option<u64> {
+        let at = *self.brokers.get(EVIDENCE_SOURCE)?.retired.get(name)?;
+        (group.members.is_empty() && at > group.joined_wall_ms).then_some(at)
+    }
+
+    /// Whether a group owes nothing, see [`Self::retired_since`].
+    pub fn is_retired(&self, group: &GroupBooks, name: &str) -> bool {
+        self.retired_since(group, name).is_some()
     }
 
     /// Upper bound of messages whose fate is open: taken by power cuts without a name, or touched by gaps.

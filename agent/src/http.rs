@@ -73,6 +73,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(reads::dlq))
         .routes(routes!(reads::topics))
         .routes(routes!(reads::groups))
+        .routes(routes!(writes::retire))
         .routes(routes!(reads::exposure))
         .routes(routes!(reads::coverage))
         .routes(routes!(reads::sources))

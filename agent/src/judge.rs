@@ -8,11 +8,13 @@
 
 pub mod cause;
 pub mod classes;
+pub mod conflicts;
 pub mod deadlines;
 pub mod incident;
 pub mod questions;
 pub mod rows;
 pub mod verdict;
+mod waiting;
 
 use crate::fold::Books;
 use crate::fold::class::Class;
@@ -44,6 +46,8 @@ pub struct Answer {
     pub number: u64,
     /// Where messages with this id are stored now.
     pub places: Vec<(Name, MessageIdentity)>,
+    /// The tag of the message that was asked about by its place; `None`: it was not found.
+    pub tag: Option<String>,
     /// Whether every source answered, searched everything it has, and had seen all it had stored before the question.
     pub complete: bool,
 }
@@ -80,6 +84,8 @@ pub struct Judge {
     counts: VerdictCounts,
     new_incident: NewIncident,
     now: Now,
+    /// When each source's retry topics were last looked at, its wall ms.
+    pub(in crate::judge) retries_looked_ms: BTreeMap<Name, u64>,
     pub(in crate::judge) saved: Saved,
 }
 
@@ -96,6 +102,7 @@ impl Judge {
             counts: VerdictCounts::default(),
             new_incident,
             now: Now::default(),
+            retries_looked_ms: BTreeMap::new(),
             saved: Saved::default(),
         }
     }
@@ -120,6 +127,7 @@ impl Judge {
             self.answered(books, answer);
         }
         self.look_at_schedules(books);
+        self.look_at_retries(books);
         self.look_at_reports(books, input.heads);
         let told = self.speak(books, input.heads);
         self.forget_oldest();
@@ -134,6 +142,11 @@ impl Judge {
     /// One incident.
     pub fn incident(&self, incident: &Uuid) -> Option<&Incident> {
         self.incidents.get(incident)
+    }
+
+    /// The times it works with.
+    pub fn deadlines(&self) -> &Deadlines {
+        &self.deadlines
     }
 
     /// Counts for metrics.
@@ -157,7 +170,7 @@ impl Judge {
     fn decided(&self) -> Vec<String> {
         let verdicts = self.incidents.values().map(|incident| &incident.verdict);
         let mut lines: Vec<String> =
-            verdicts.filter(|v| v.state != VerdictState::Withdrawn).map(line).collect();
+            verdicts.filter(|v| v.state != VerdictState::Withdrawn && !is_resolved(v)).map(line).collect();
         lines.sort();
         lines
     }
@@ -171,12 +184,7 @@ impl Judge {
         key: String,
         event: &Event,
     ) -> &mut Incident {
-        let growing = self.by_key.get(&key).and_then(|all| all.last()).copied();
-        let growing = growing.filter(|id| {
-            self.incidents
-                .get(id)
-                .is_some_and(|i| i.verdict.state.is_open() && !i.is_emptied() && !i.is_full())
-        });
+        let growing = self.growing(&key).map(|incident| incident.verdict.incident);
         let id = match growing {
             Some(id) => id,
             None => {
@@ -191,6 +199,14 @@ impl Judge {
             }
         };
         self.incidents.get_mut(&id).expect("just found or inserted")
+    }
+
+    /// The incident with this key that may still grow.
+    pub(in crate::judge) fn growing(&mut self, key: &str) -> Option<&mut Incident> {
+        let id = self.by_key.get(key)?.last()?;
+        let incident = self.incidents.get_mut(id)?;
+        let grows = incident.verdict.state.is_open() && !incident.is_emptied() && !incident.is_full();
+        grows.then_some(incident)
     }
 
     fn enrol(&mut self, id: Uuid, key: String) {
@@ -253,6 +269,9 @@ impl Judge {
             if incident.verdict.state.is_open() && incident.is_emptied() {
                 let (state, note) = match incident.verdict.state {
                     VerdictState::Suspected => (VerdictState::Withdrawn, "later evidence decided otherwise"),
+                    _ if incident.verdict.class == Class::SendUnknown => {
+                        (VerdictState::Recovered, "every outcome is known now")
+                    }
                     _ => (VerdictState::Recovered, "nothing of it is lost any more"),
                 };
                 incident.turn(state, now.wall_ms, ("", note));
@@ -326,6 +345,11 @@ fn is_ripe(incident: &mut Incident, books: &Books, heads: &Heads, now: Now) -> b
     due == 0 || clock >= due
 }
 
+/// Whether another verdict says it now: whether the question was confirmed before its answer came is a matter of timing.
+fn is_resolved(verdict: &Verdict) -> bool {
+    verdict.class == Class::SendUnknown && !verdict.state.is_open()
+}
+
 /// What a verdict says, without names and times of the agent's own.
 fn line(verdict: &Verdict) -> String {
     let mut verdict = verdict.clone();
@@ -337,6 +361,20 @@ fn line(verdict: &Verdict) -> String {
     // the spans name the topics' incarnations already
     verdict.topics.clear();
     verdict.ids.sort();
+    // names that depend on how long the agent has been running are not what was decided
+    if matches!(
+        verdict.class,
+        Class::ExpiredBeforeConsumption
+            | Class::DlqExpired
+            | Class::SkippedByOffsetReset
+            | Class::AckedWithoutDelivery
+            | Class::SendBackFailedThenPassed
+            | Class::DlqWriteFailed
+            | Class::OffsetReused
+    ) {
+        verdict.ids.clear();
+        verdict.ids_total = 0;
+    }
     serde_json::to_string(&verdict).unwrap_or_default()
 }
 

@@ -140,6 +140,7 @@ pub struct Metrics {
     skipped: IntCounter,
     duplicates: IntCounterVec,
     retention_margin: GaugeVec,
+    near_expiry: Gauge,
     detection_delay: Histogram,
     checkpoint_age: Gauge,
     checkpoint: Histogram,
@@ -227,6 +228,10 @@ impl Metrics {
                 "losstrace_retention_margin_seconds",
                 "Time until retention deletes the oldest message a group has not read; the smallest ones only.",
                 &["topic", "group"],
+            )?,
+            near_expiry: of.float_gauge(
+                "losstrace_near_expiry_threshold_seconds",
+                "A retention margin below this is near its end, as configured.",
             )?,
             detection_delay: of.histogram(
                 "losstrace_detection_delay_seconds",
@@ -369,6 +374,7 @@ impl Metrics {
     fn update_margins(&self, observed: &Observed) {
         let mut rows: Vec<_> = observed.retention_margins.iter().collect();
         rows.sort_by(|a, b| a.2.total_cmp(&b.2));
+        self.near_expiry.set(observed.near_expiry_seconds);
         self.retention_margin.reset();
         for (topic, group, seconds) in rows.into_iter().take(MARGINS_MAX) {
             self.retention_margin.with_label_values(&[topic.as_str(), group.as_str()]).set(*seconds);

@@ -10,6 +10,7 @@ pub mod numbers;
 pub mod timeline;
 pub mod times;
 pub mod views;
+pub mod windows;
 
 use crate::fold::broker::BrokerBooks;
 use lifecycle::identity::MessageIdentity;
@@ -25,4 +26,9 @@ pub(crate) fn identity(broker: &BrokerBooks, at: MessageIdentity) -> Identity {
         queue_offset: at.queue_offset,
         epoch: at.epoch_number,
     }
+}
+
+/// Topics that hold only what brokers copy or keep for themselves.
+pub(crate) fn is_system(topic: &str) -> bool {
+    ["%RETRY%", "%DLQ%", "SCHEDULE_TOPIC", "RMQ_SYS"].iter().any(|prefix| topic.starts_with(prefix))
 }

@@ -18,13 +18,11 @@ fn python_simple_consumer() -> Result<()> {
 }
 
 #[test]
-#[ignore = "not met yet: the original does not list its dead-letter copy"]
 fn python_dead_letters() -> Result<()> {
     stand::with(Options::default(), |stand| dead_letter(stand, PythonGrpc))
 }
 
 #[test]
-#[ignore = "not met yet: a settled message does not say that it was filtered"]
 fn python_filters_by_tag() -> Result<()> {
     stand::with(Options::default(), |stand| filter_by_tag(stand, PythonGrpc))
 }
@@ -40,7 +38,6 @@ fn node_simple_consumer() -> Result<()> {
 }
 
 #[test]
-#[ignore = "not met yet: the original does not list its dead-letter copy"]
 fn node_dead_letters() -> Result<()> {
     stand::with(Options::default(), |stand| dead_letter(stand, NodeGrpc))
 }

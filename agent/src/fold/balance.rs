@@ -40,6 +40,11 @@ impl BrokerBooks {
                         "group {name}, queue {key:?}: owed {owed}, ended {ended}, open {open}: {books:?}"
                     ));
                 }
+                let counts = books.counts;
+                let sides = [counts.settled, counts.moved, counts.dead_lettered, counts.lost];
+                if sides.into_iter().chain([counts.undecided]).any(|side| side > owed) {
+                    return Some(format!("group {name}, queue {key:?}: more ended than owed: {counts:?}"));
+                }
                 if books.counts.filtered > books.counts.settled {
                     return Some(format!("group {name}, queue {key:?}: more filtered than settled"));
                 }

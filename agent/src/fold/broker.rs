@@ -7,9 +7,12 @@ mod storing;
 
 use crate::fold::event::{Event, What};
 use crate::fold::group::GroupBooks;
+use crate::fold::group_queue::ended::{ENDED_RUNS_MAX, ENDED_RUNS_MIN, ENDED_RUNS_TOTAL};
 use crate::fold::group_queue::{Bounds, Change};
 use crate::fold::queue::Queue;
+use crate::fold::recent::RecentNames;
 use crate::fold::repeats::Repeats;
+use crate::fold::slots::Slots;
 use crate::fold::timers::Timers;
 use crate::fold::unflushed::UnflushedQueue;
 use lifecycle::clock::Now;
@@ -29,6 +32,8 @@ pub const GAPS_MAX: usize = 1_024;
 /// Frames above the journal's flushed mark whose messages are counted apart.
 pub const ABOVE_FLUSH_MAX: usize = 65_536;
 
+/// Retired groups remembered.
+pub const RETIRED_MAX: usize = 10_000;
 /// Copies taken by recovery that are followed until they are made again.
 pub const MISSING_COPIES_MAX: usize = 65_536;
 
@@ -68,6 +73,8 @@ pub struct Topic {
     pub produced: u64,
     /// Sends refused.
     pub refused: u64,
+    /// How many sends each slot of time began with. In a row of their own.
+    pub slots: Slots,
     /// Whether its row is out of date.
     pub dirty: bool,
 }
@@ -193,6 +200,14 @@ pub struct BrokerBooks {
     pub(in crate::fold) idle_after_ms: u64,
     /// Name → newest incarnation. Derived, never in a row.
     pub(in crate::fold) names: BTreeMap<Name, TopicIncarnation>,
+    /// Groups operators retired, and when. Only in the books of the agent's own evidence.
+    pub retired: BTreeMap<Name, u64>,
+    recent: RecentNames,
+    /// Topics and queues whose slots are out of date in their row.
+    pub(in crate::fold) slots_touched: BTreeSet<(TopicIncarnation, Option<u32>)>,
+    /// Pairs of group and queue. Derived, never in a row.
+    pairs: usize,
+    ended_runs_max: usize,
     changes: Vec<Change>,
     at: Position,
 }
@@ -221,7 +236,12 @@ pub enum Applied {
 impl BrokerBooks {
     /// Empty books of a source.
     pub fn new(name: &Name, idle_after_ms: u64) -> Self {
-        BrokerBooks { name: SourceName(name.clone()), idle_after_ms, ..Default::default() }
+        BrokerBooks {
+            name: SourceName(name.clone()),
+            idle_after_ms,
+            ended_runs_max: ENDED_RUNS_MAX,
+            ..Default::default()
+        }
     }
 
     /// Applies one frame.
@@ -374,10 +394,19 @@ impl BrokerBooks {
     }
 
     fn topic_configured(&mut self, configured: &TopicConfigured) {
-        let known = self.topics.get(&configured.topic);
-        let (stored, produced, refused) = known.map_or((0, 0, 0), |t| (t.stored, t.produced, t.refused));
-        let topic = Topic { configured: configured.clone(), stored, produced, refused, dirty: true };
-        self.topics.insert(configured.topic, topic);
+        match self.topics.get_mut(&configured.topic) {
+            Some(topic) => {
+                topic.configured = configured.clone();
+                topic.dirty = true;
+            }
+            None => {
+                let configured = configured.clone();
+                let slots = Slots::default();
+                let (stored, produced, refused) = (0, 0, 0);
+                let topic = Topic { configured, stored, produced, refused, slots, dirty: true };
+                self.topics.insert(topic.configured.topic, topic);
+            }
+        }
         self.names.insert(configured.name.clone(), configured.topic);
         self.stale.insert(Stale::Topic(configured.topic));
     }
@@ -387,9 +416,12 @@ impl BrokerBooks {
         for key in keys {
             let owners = self.queues.remove(&key).map(|queue| queue.owners).unwrap_or_default();
             self.stale.insert(Stale::Queues(key.topic, key.queue_id / QUEUES_PER_ROW));
+            self.slots_touched.insert((key.topic, Some(key.queue_id)));
             for owner in owners {
-                if let Some(group) = self.groups.get_mut(&owner) {
-                    group.queues.remove(&key);
+                if let Some(group) = self.groups.get_mut(&owner)
+                    && group.queues.remove(&key).is_some()
+                {
+                    self.pairs_changed(0, 1);
                 }
                 self.stale.insert(Stale::QueueGone(owner.clone(), key));
                 self.stale.insert(Stale::GroupQueues(owner, key.topic, key.queue_id / QUEUES_PER_ROW));
@@ -399,6 +431,7 @@ impl BrokerBooks {
             self.names.retain(|name, named| *name != gone.configured.name || *named != topic);
         }
         self.stale.insert(Stale::Topic(topic));
+        self.slots_touched.insert((topic, None));
     }
 
     /// The queues of a topic.
@@ -421,6 +454,9 @@ impl BrokerBooks {
     /// Changes the counts of a topic.
     fn count_topic(&mut self, topic: TopicIncarnation, change: impl FnOnce(&mut Topic)) {
         if let Some(found) = self.topics.get_mut(&topic) {
+            if found.slots.note(self.now.wall_ms, found.produced) {
+                self.slots_touched.insert((topic, None));
+            }
             change(found);
             if !found.dirty {
                 found.dirty = true;
@@ -442,8 +478,15 @@ impl BrokerBooks {
         run.is_some_and(|run| run.closed || run.applied >= position.sequence)
     }
 
-    fn bounds(queue: &Queue) -> Bounds {
-        Bounds { min: queue.min, max: queue.max, untrusted_below: queue.untrusted_below }
+    fn bounds(queue: &Queue, ended_runs_max: usize) -> Bounds {
+        Bounds { min: queue.min, max: queue.max, untrusted_below: queue.untrusted_below, ended_runs_max }
+    }
+
+    /// Pairs of group and queue share the memory for how debts ended.
+    pub(in crate::fold) fn pairs_changed(&mut self, more: usize, fewer: usize) {
+        self.pairs = (self.pairs + more).saturating_sub(fewer);
+        let share = ENDED_RUNS_TOTAL / self.pairs.max(1);
+        self.ended_runs_max = share.clamp(ENDED_RUNS_MIN, ENDED_RUNS_MAX);
     }
 
     fn queue_changed(&mut self, key: QueueKey) {

@@ -65,8 +65,8 @@ pub enum What {
     CopyLost { group: Name, copy: Span, parent: MessageIdentity, reason: CopyReason },
     /// A copy was stored (only told while some are missing).
     CopyRemade { group: Name, parent: MessageIdentity, reason: CopyReason },
-    /// A debt of a group ended without its getting the messages.
-    Lost { class: Class, group: Name, span: Span, actor: Name },
+    /// A debt of a group ended without its getting the messages; `ids` are those still in memory.
+    Lost { class: Class, group: Name, span: Span, actor: Name, ids: Vec<Name> },
     /// What had been lost to a group was settled after all.
     Regained { group: Name, span: Span },
     /// What had been lost to a group is owed again.
@@ -83,12 +83,18 @@ pub enum What {
     CopyFailed { group: Name, parent: MessageIdentity, reason: CopyReason, error: Name },
     /// A copy that had failed was stored.
     CopyMade { group: Name, parent: MessageIdentity, reason: CopyReason },
-    /// A dead-letter copy arrived.
-    DeadLettered { group: Name, copy: MessageIdentity, parent: MessageIdentity, root: MessageIdentity },
+    /// A dead-letter copy arrived; `id` is the client's, empty where it has none.
+    DeadLettered {
+        group: Name,
+        copy: MessageIdentity,
+        parent: MessageIdentity,
+        root: MessageIdentity,
+        id: Name,
+    },
     /// Retention took dead letters nobody had taken.
-    DlqExpired { group: Name, span: Span },
-    /// Passed over while members disagreed.
-    ConflictFiltered { group: Name, topic: Name, span: Span, expressions: Vec<Name> },
+    DlqExpired { group: Name, span: Span, ids: Vec<Name> },
+    /// Passed over by `filter` while other members had other `expressions`, and delivered to nobody of the group.
+    ConflictFiltered { group: Name, topic: Name, span: Span, filter: Name, others: Vec<Name> },
     /// Delivered after having been passed over in a conflict.
     ConflictDelivered { group: Name, span: Span },
     /// Handed out, though never stored.
@@ -99,6 +105,8 @@ pub enum What {
     ReDriven { parent: MessageIdentity, root: MessageIdentity },
     /// A delayed message or retry left the schedule.
     TimerDone { span: Span },
+    /// Retries lie unread in the retry topic; found by the judge, told by nobody.
+    RetryUnread { group: Name, span: Span },
     /// A producer reported.
     Sent(SentReported),
     /// An operator acted.

@@ -40,13 +40,21 @@ pub struct GroupBooks {
     pub dead_letters: DeadLetters,
     /// When it last showed life, wall ms.
     pub active_wall_ms: u64,
+    /// When a member last joined, wall ms.
+    pub joined_wall_ms: u64,
+    /// Since when it has members without a break, wall ms; 0: it has none.
+    pub members_since_wall_ms: u64,
     /// Whether its head row is out of date.
     pub dirty: bool,
 }
 
 impl GroupBooks {
     /// A client joined.
-    pub fn joined(&mut self, member: &Name, model: ConsumeModel) {
+    pub fn joined(&mut self, member: &Name, model: ConsumeModel, wall_ms: u64) {
+        if self.members.is_empty() {
+            self.members_since_wall_ms = wall_ms;
+        }
+        self.joined_wall_ms = wall_ms;
         self.model = Some(model);
         if self.members.len() < MEMBERS_MAX || self.members.contains_key(member) {
             let entry = self.members.entry(member.clone());
@@ -61,6 +69,9 @@ impl GroupBooks {
             for topic in gone.subscriptions.keys() {
                 self.compare(topic);
             }
+        }
+        if self.members.is_empty() {
+            self.members_since_wall_ms = 0;
         }
         self.dirty = true;
     }

@@ -1,12 +1,16 @@
 //! Owns the books of one group in one queue: what it owes, and what became of each debt. Everything below the floor is
 //! settled history and costs nothing. Never knows other queues; what the judge must hear is returned as changes.
 
+pub mod ended;
 mod recovery;
+mod rewind;
 
 use crate::fold::class::Class;
 use crate::fold::marks::{Mark, Marks, State};
+use ended::Ended;
 use lifecycle::fact::MoveReason;
 use lifecycle::identity::CopyReason;
+use lifecycle::ranges::Ranges;
 use std::collections::BTreeMap;
 
 /// Failed copies remembered per group and queue; beyond it the oldest is forgotten (and counted by the broker's books).
@@ -87,6 +91,8 @@ pub struct Bounds {
     pub max: u64,
     /// Below it deliveries may be hidden in an evidence gap.
     pub untrusted_below: u64,
+    /// Runs of [`Ended`] to remember.
+    pub ended_runs_max: usize,
 }
 
 /// A consequence the broker's books pass on.
@@ -115,12 +121,16 @@ pub struct GroupQueue {
     pub floor: u64,
     /// Debts beside `start..max`: offsets that recovery cut off, and those owed again after a rewind.
     pub owed_extra: u64,
+    /// When a member was last handed something, wall ms; 0: never.
+    pub read_wall_ms: u64,
     /// Messages before the membership, when the group started.
     pub before_membership: u64,
     /// What became of the debts.
     pub counts: Counts,
     /// Offsets above the floor.
     pub marks: Marks,
+    /// How the debts below the floor ended, as far as that is remembered.
+    pub ended: Ended,
     /// Lost offsets that still exist, for a later rewind: start → (end, class).
     pub lost: BTreeMap<u64, (u64, Class)>,
     /// Parents whose copy failed.
@@ -139,6 +149,7 @@ impl GroupQueue {
             position: start,
             floor: start,
             before_membership: start.saturating_sub(min),
+            ended: Ended::starting_at(start),
             fresh: true,
             ..Default::default()
         }
@@ -172,6 +183,29 @@ impl GroupQueue {
         max.saturating_sub(self.floor) - touched
     }
 
+    /// What of `from..to` is owed and no member was handed.
+    pub fn unhanded(&self, from: u64, to: u64) -> Ranges {
+        let mut out = Ranges::new();
+        let from = from.max(self.floor);
+        if from < to {
+            for (a, b, mark) in self.marks.pieces(from, to) {
+                if mark.is_none_or(|mark| matches!(mark.state, State::Reopened | State::Missed)) {
+                    out.insert(a, b);
+                }
+            }
+        }
+        out
+    }
+
+    /// What of `from..to` was passed over for the subscription, as far as that is still known.
+    pub fn passed_over(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
+        let below = self.ended.pieces(from.min(self.floor).max(self.start), to.min(self.floor));
+        let below = below.into_iter().filter(|(_, _, how)| *how == Some(State::Filtered));
+        let above = self.marks.pieces(from.max(self.floor), to.max(self.floor));
+        let above = above.into_iter().filter(|(_, _, mark)| mark.is_some_and(|m| m.state == State::Filtered));
+        below.map(|(a, b, _)| (a, b)).chain(above.map(|(a, b, _)| (a, b))).collect()
+    }
+
     /// Lowest offset that is owed and not done.
     pub fn oldest_open(&self, max: u64) -> Option<u64> {
         (self.floor < max).then_some(self.floor)
@@ -202,8 +236,11 @@ impl GroupQueue {
         }
     }
 
-    fn settle_down(&mut self) {
-        self.floor = self.marks.advance(self.floor);
+    fn settle_down(&mut self, bounds: Bounds) {
+        let ended = &mut self.ended;
+        self.floor = self
+            .marks
+            .advance(self.floor, |from, to, state| ended.note(from, to, state, bounds.ended_runs_max));
     }
 
     /// Handed to a member.
@@ -217,12 +254,16 @@ impl GroupQueue {
         let (attempt, lease_until_ms) = lease;
         let mut found = Vec::new();
         self.rewrite(from.max(self.floor), to, |a, b, old| {
-            let fresh = Mark { state: State::Delivered, was_lost: false, attempt, lease_until_ms };
+            let fresh = Mark { attempt, lease_until_ms, ..Mark::of(State::Delivered) };
             let Some(old) = old else { return Some(fresh) };
             let again = Mark { was_lost: old.was_lost, ..fresh };
             let cause = match old.state {
                 State::LeaseExpired => Redelivery::LeaseExpired,
                 State::Nacked => Redelivery::Nack,
+                State::Reopened if old.before == Some(State::Filtered) => {
+                    found.push(Change::Unfiltered(a, b));
+                    return Some(again);
+                }
                 State::Reopened => Redelivery::Rewind,
                 State::Delivered if attempt > 1 => Redelivery::LeaseExpired,
                 State::Missed | State::Undecided => return Some(again),
@@ -243,12 +284,12 @@ impl GroupQueue {
     }
 
     /// Passed over for the subscription.
-    pub fn filtered(&mut self, from: u64, to: u64) {
-        self.rewrite(from.max(self.floor), to, |_, _, old| match old {
+    pub fn filtered(&mut self, from: u64, to: u64, bounds: Bounds) {
+        self.rewrite(from.max(self.floor), to.min(bounds.max), |_, _, old| match old {
             Some(mark) if mark.state == State::Delivered || mark.state.is_terminal() => old,
             _ => Some(Mark::of(State::Filtered)),
         });
-        self.settle_down();
+        self.settle_down(bounds);
     }
 
     /// Acknowledged one by one.
@@ -274,7 +315,7 @@ impl GroupQueue {
             }
         });
         self.note(&mut found, out);
-        self.settle_down();
+        self.settle_down(bounds);
     }
 
     /// Given back, or the lease ran out: to be handed out again, unless retention was faster.
@@ -291,7 +332,7 @@ impl GroupQueue {
             _ => old,
         });
         self.note(&mut found, out);
-        self.settle_down();
+        self.settle_down(bounds);
     }
 
     /// A copy took over the debt, or the message is a dead letter now.
@@ -301,7 +342,7 @@ impl GroupQueue {
             Some(mark) if mark.state.is_terminal() => old,
             _ => Some(Mark::of(state)),
         });
-        self.settle_down();
+        self.settle_down(bounds);
     }
 
     /// A copy could not be stored.
@@ -354,7 +395,7 @@ impl GroupQueue {
                     }
                     Some(Mark::of(State::Settled))
                 }
-                Some(mark) if mark.state == State::Reopened => Some(Mark::of(State::Settled)),
+                Some(mark) if mark.state == State::Reopened => Some(mark.ended_again()),
                 Some(mark) if !given_back && mark.state != State::Missed => old,
                 None if b <= bounds.untrusted_below => Some(Mark::of(State::Undecided)),
                 _ => {
@@ -365,7 +406,7 @@ impl GroupQueue {
             }
         });
         self.note(&mut found, out);
-        self.settle_down();
+        self.settle_down(bounds);
         self.floor = self.floor.max(to);
     }
 
@@ -379,35 +420,6 @@ impl GroupQueue {
         });
     }
 
-    /// Everything from `to` on is owed again, as far as it was done.
-    fn reopen(&mut self, to: u64, bounds: Bounds, out: &mut Vec<Change>) {
-        let old_floor = self.floor.min(bounds.max);
-        if to >= old_floor {
-            return;
-        }
-        let from_start = self.start.max(to);
-        self.start = self.start.min(to);
-        self.floor = to;
-        let lost = self.lost_within(from_start, old_floor);
-        let mut at = from_start;
-        for (a, b, _) in lost {
-            self.reopen_settled(at, a);
-            self.counts.lost -= b - a;
-            self.marks.rewrite(a, b, |_, _, _| Some(Mark { was_lost: true, ..Mark::of(State::Missed) }));
-            self.forget_lost(a, b);
-            out.push(Change::Reopened(a, b));
-            at = b;
-        }
-        self.reopen_settled(at, old_floor);
-    }
-
-    fn reopen_settled(&mut self, from: u64, to: u64) {
-        if from < to {
-            self.owed_extra += to - from;
-            self.marks.rewrite(from, to, |_, _, _| Some(Mark::of(State::Reopened)));
-        }
-    }
-
     /// Retention deleted everything below `bounds.min`. `None`: the group is idle, the debts are forgiven.
     pub fn expired(&mut self, class: Option<Class>, bounds: Bounds, out: &mut Vec<Change>) {
         let to = bounds.min.min(bounds.max);
@@ -416,7 +428,7 @@ impl GroupQueue {
             let mut found = Vec::new();
             self.rewrite_cut((self.floor, to), bounds, |a, b, old| match (old, class) {
                 (Some(mark), _) if mark.state == State::Delivered || mark.state.is_terminal() => old,
-                (Some(mark), _) if mark.state == State::Reopened => Some(Mark::of(State::Settled)),
+                (Some(mark), _) if mark.state == State::Reopened => Some(mark.ended_again()),
                 (None, _) if b <= bounds.untrusted_below => Some(Mark::of(State::Undecided)),
                 (_, Some(class)) => {
                     found.push(Change::Lost(class, a, b));
@@ -429,7 +441,7 @@ impl GroupQueue {
             });
             self.before_membership += forgiven;
             self.note(&mut found, out);
-            self.settle_down();
+            self.settle_down(bounds);
         }
         while let Some(first) = self.lost.first_entry()
             && first.get().0 <= bounds.min

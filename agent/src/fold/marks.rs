@@ -78,22 +78,25 @@ pub struct Mark {
     pub attempt: u32,
     /// End of the lease, wall ms; 0: none.
     pub lease_until_ms: u64,
+    /// Of a reopened debt: how it had ended, when not by being settled.
+    pub before: Option<State>,
 }
 
 impl Mark {
     /// A mark without a lease.
     pub fn of(state: State) -> Self {
-        Mark { state, was_lost: false, attempt: 0, lease_until_ms: 0 }
+        Mark { state, was_lost: false, attempt: 0, lease_until_ms: 0, before: None }
     }
 
-    /// The same history in another state.
-    pub fn turned(self, state: State) -> Self {
-        let mark = Mark { state, ..self };
-        if state.is_terminal() {
-            Mark { attempt: 0, lease_until_ms: 0, was_lost: false, ..mark }
-        } else {
-            mark
-        }
+    /// A debt that had ended in `before`, and is owed again since the position was moved back.
+    pub fn reopened(before: State) -> Self {
+        let before = (before != State::Settled).then_some(before);
+        Mark { before, ..Mark::of(State::Reopened) }
+    }
+
+    /// As it was before it was reopened: passed again, and not handed out in between.
+    pub fn ended_again(self) -> Self {
+        Mark::of(self.before.unwrap_or(State::Settled))
     }
 }
 
@@ -247,12 +250,14 @@ impl Marks {
         self.runs.replace(place, old.len(), new);
     }
 
-    /// Drops everything below `floor`, then returns the lowest offset at or above it that is not terminal.
-    pub fn advance(&mut self, floor: u64) -> u64 {
+    /// Drops everything below `floor`, then returns the lowest offset at or above it that is not terminal. What ended on
+    /// the way is told to `ended`, in rising order.
+    pub fn advance(&mut self, floor: u64, mut ended: impl FnMut(u64, u64, State)) -> u64 {
         let mut floor = floor;
         while let Some(run) = self.runs.first().copied() {
-            let ended = run.end <= floor || (run.from <= floor && Mark::from(run.mark).state.is_terminal());
-            if !ended {
+            let state = Mark::from(run.mark).state;
+            let is_over = run.end <= floor || (run.from <= floor && state.is_terminal());
+            if !is_over {
                 if run.from < floor {
                     self.runs.first_mut().expect("it was looked at").from = floor;
                     self.touch(run.from);
@@ -262,6 +267,7 @@ impl Marks {
             }
             self.runs.remove_first();
             self.touch(run.from);
+            ended(run.from, run.end, state);
             floor = floor.max(run.end);
         }
         floor
@@ -352,7 +358,7 @@ mod tests {
             let terminal = |offset: u64| states.get(offset as usize).is_some_and(|s| *s >= State::Settled as u8);
             let expected = (floor..end).find(|offset| !terminal(*offset)).unwrap_or(end);
             let before = marks.clone();
-            prop_assert_eq!(marks.advance(floor), expected);
+            prop_assert_eq!(marks.advance(floor, |_, _, _| {}), expected);
             prop_assert!(marks.iter().all(|(from, _, _)| from >= expected));
             for offset in expected..end { prop_assert_eq!(marks.get(offset), before.get(offset)); }
         }

@@ -1,6 +1,7 @@
 //! Owns the store side of one queue: which offsets exist, which epoch owns which, what was truncated, and roughly when each
 //! offset was stored. Never knows groups, except the names of those that owe the queue.
 
+use crate::fold::slots::Slots;
 use lifecycle::identity::Name;
 use lifecycle::ranges::Ranges;
 
@@ -49,6 +50,8 @@ pub struct Queue {
     pub bad: Ranges,
     /// (offset, wall ms of its storage), rising.
     pub times: Vec<(u64, u64)>,
+    /// Which offset each slot of time began with. In a row of their own.
+    pub slots: Slots,
     /// Groups that owe it. Derived, never in a row.
     pub owners: Vec<Name>,
     /// Whether its row is out of date.
@@ -114,6 +117,17 @@ impl Queue {
         self.times.get(index.checked_sub(1)?).map(|(_, wall)| *wall)
     }
 
+    /// The offset below which everything was surely stored before `wall_ms`.
+    pub fn stored_before_wall_ms(&self, wall_ms: u64) -> u64 {
+        let index = self.times.partition_point(|(_, wall)| *wall < wall_ms);
+        let Some((offset, wall)) = index.checked_sub(1).and_then(|last| self.times.get(last)) else {
+            return 0;
+        };
+        // no younger mark: what came a step later than the last one would have made one
+        let all = index == self.times.len() && wall.saturating_add(TIME_MARK_STEP_MS) <= wall_ms;
+        if all { self.max } else { offset.saturating_add(1) }
+    }
+
     /// The epoch that stored `offset`; 0: before the evidence began.
     pub fn epoch_of(&self, offset: u64) -> u64 {
         let index = self.epochs.partition_point(|(from, _)| *from <= offset);
@@ -153,6 +167,7 @@ impl Queue {
             self.min = self.min.min(end);
             self.untrusted_below = self.untrusted_below.min(end);
             self.times.retain(|(offset, _)| *offset < end);
+            self.slots.cut(end, old_max);
             self.epochs.retain(|(offset, _)| *offset < end || *offset == 0);
             self.bad.remove(end, u64::MAX);
         }

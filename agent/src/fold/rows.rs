@@ -5,8 +5,9 @@
 //! key   = kind u8, source (length u8 ×2, text), what it is about (big-endian), chunk u16
 //! value = version u8, then a piece of the object's bytes; the first piece starts with the varint length of the whole
 //! ```
-//! An object is a source's head, a topic, 64 queues of a topic, a group, 64 queues of a group in a topic, a window of marks,
-//! of timers or of dead letters, or one turn's unflushed messages. Marks lie with their queue while they are few.
+//! An object is a source's head, a topic, 64 queues of a topic, a group, 64 queues of a group in a topic, the slots of
+//! time of a topic or queue, a window of marks,
+//! of ended debts, of timers or of dead letters, or one turn's unflushed messages. Marks lie with their queue while they are few.
 
 pub mod codec;
 mod objects;
@@ -22,8 +23,8 @@ use thiserror::Error;
 
 /// Longest value of a row.
 pub const ROW_LEN_MAX: usize = 4_096;
-/// The version this code writes.
-pub const ROW_VERSION: u8 = 1;
+/// The version this code writes; rows of another one are built again from the sources.
+pub const ROW_VERSION: u8 = 2;
 /// First kind of rows that are not the books'.
 pub const FOREIGN_KIND: u8 = 64;
 const PIECE_LEN: usize = ROW_LEN_MAX - 96;
@@ -169,6 +170,8 @@ pub(in crate::fold) enum Kind {
     Unflushed = 7,
     Timers = 8,
     DeadLetters = 9,
+    Ended = 10,
+    Slots = 11,
 }
 
 /// Builds an object's key.

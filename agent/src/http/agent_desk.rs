@@ -3,14 +3,13 @@
 
 use crate::fold::Books;
 use crate::fold::class::Class;
-use crate::http::desk::{Answer, Decision, Desk, FoundMessage, LossFilter, Scope};
+use crate::http::desk::{Answer, Decision, Desk, FoundMessage, LossFilter, Retired, Scope};
 use crate::http::problem::Problem;
 use crate::ingest::{LOCATE_LIMIT, LocateBy, LocateQuery, Place};
 use crate::metrics::observed::{Observed, ObservedSource};
 use crate::report::balances::balance;
 use crate::report::coverage::coverage;
 use crate::report::exposure::exposure;
-use crate::report::lists;
 use crate::report::losses::{loss, losses};
 use crate::report::numbers::{Numbers, numbers};
 use crate::report::timeline::{Asked, message};
@@ -18,6 +17,7 @@ use crate::report::views::{
     AsOf, BalanceRow, CoverageRow, DlqRow, Envelope, ExposureReport, GapRow, GroupRow, LossDetail, LossItem,
     MessageTimeline, SourceRow, TopicRow,
 };
+use crate::report::{lists, windows};
 use crate::run::{AgentHandle, Clock, OperatorAct, Phase, SourceKind, SourceStatus, Status, View};
 use lifecycle::fact::SentReported;
 use lifecycle::identity::{Incarnation, MessageIdentity, Name, QueueKey};
@@ -169,6 +169,7 @@ fn observe(view: &View<'_>) -> Observed {
         skipped,
         duplicates,
         retention_margins,
+        near_expiry_seconds,
         exposed,
         findings,
     } = numbers(view.books, view.judge, now_wall_ms);
@@ -198,6 +199,7 @@ fn observe(view: &View<'_>) -> Observed {
         skipped,
         duplicates,
         retention_margins,
+        near_expiry_seconds,
         checkpoint_age_seconds: unsaved_ms as f64 / 1000.0,
         ledger_rebuilds: checkpoint.rebuilds,
         ledger_rows: checkpoint.rows,
@@ -336,9 +338,12 @@ impl Desk for AgentDesk {
 
     fn balance(&self, scope: Scope) -> Answer<'_, Envelope<Vec<BalanceRow>>> {
         self.look(move |view| {
-            let mut rows = balance(view.books, view.judge);
+            let Scope { topic, group, window } = &scope;
+            let mut rows = match window {
+                Some(window) => windows::balance(view.books, *window),
+                None => balance(view.books, view.judge),
+            };
             rows.retain(|row| {
-                let Scope { topic, group } = &scope;
                 topic.as_ref().is_none_or(|topic| *topic == row.topic)
                     && group.as_ref().is_none_or(|group| *group == row.group)
             });
@@ -362,8 +367,36 @@ impl Desk for AgentDesk {
         self.look(|view| lists::groups(view.books, view.judge, view.now.wall_ms))
     }
 
+    fn retire(&self, group: String, operator: String) -> Answer<'_, Retired> {
+        Box::pin(async move {
+            let of_group = |wanted: String| {
+                self.look(move |view| {
+                    let mut rows = lists::groups(view.books, view.judge, view.now.wall_ms);
+                    rows.retain(|row| row.group == wanted);
+                    rows
+                })
+            };
+            let rows = of_group(group.clone()).await?.data;
+            if rows.is_empty() {
+                return Ok(Retired::Unknown);
+            }
+            if rows.iter().any(|row| !row.members.is_empty()) {
+                return Ok(Retired::InUse);
+            }
+            tracing::info!(group, operator, "group retired");
+            let position = self.agent.retire(group.as_str().into(), operator.as_str().into()).await?;
+            for _ in 0..FOLD_TRIES {
+                if self.agent.query(move |view| view.books.has_passed(position)).await? {
+                    break;
+                }
+                tokio::time::sleep(FOLD_WAIT).await;
+            }
+            Ok(Retired::Done(of_group(group).await?))
+        })
+    }
+
     fn exposure(&self) -> Answer<'_, Envelope<ExposureReport>> {
-        self.look(|view| exposure(view.books, view.now.wall_ms))
+        self.look(|view| exposure(view.books, view.judge, view.now.wall_ms))
     }
 
     fn coverage(&self) -> Answer<'_, Envelope<Vec<CoverageRow>>> {

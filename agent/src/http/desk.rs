@@ -39,7 +39,8 @@ impl LossFilter {
     pub fn matches(&self, item: &LossItem) -> bool {
         let same =
             |wanted: &Option<String>, value: &str| wanted.as_ref().is_none_or(|wanted| wanted == value);
-        same(&self.topic, &item.topic)
+        let topic = |wanted: &String| *wanted == item.topic || item.topic_names.contains(wanted);
+        self.topic.as_ref().is_none_or(topic)
             && same(&self.group, &item.group)
             && same(&self.verdict, &item.class)
             && same(&self.state, &item.state)
@@ -49,11 +50,24 @@ impl LossFilter {
     }
 }
 
-/// Which topics and groups; an empty field matches everything.
+/// Which topics and groups, and which time; an empty field matches everything.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Scope {
     pub topic: Option<String>,
     pub group: Option<String>,
+    /// Stored from..to, wall ms; `None`: since the start of evidence.
+    pub window: Option<(u64, u64)>,
+}
+
+/// What became of a wish to retire a group.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Retired {
+    /// Done, and durable; the group at every broker.
+    Done(Envelope<Vec<GroupRow>>),
+    /// No broker has a group of this name.
+    Unknown,
+    /// It has members: it is in use.
+    InUse,
 }
 
 /// A message found by one of its keys.
@@ -107,6 +121,8 @@ pub trait Desk: Send + Sync + 'static {
     fn topics(&self) -> Answer<'_, Envelope<Vec<TopicRow>>>;
     /// Consumer groups.
     fn groups(&self) -> Answer<'_, Envelope<Vec<GroupRow>>>;
+    /// An operator declares that a group owes nothing any more: durable at return.
+    fn retire(&self, group: String, operator: String) -> Answer<'_, Retired>;
     /// What would be lost now.
     fn exposure(&self) -> Answer<'_, Envelope<ExposureReport>>;
     /// What can be decided at all.

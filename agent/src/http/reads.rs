@@ -153,11 +153,32 @@ pub async fn loss(State(door): State<Shared>, Path(id): Path<String>) -> Asked<L
 pub struct BalanceParams {
     topic: Option<String>,
     group: Option<String>,
+    /// Stored at or after: RFC 3339, or seconds since 1970. Widened to whole minutes within the last hour or two, else to
+    /// whole hours; four days of hours are kept. Each row says the window it covers.
+    from: Option<String>,
+    /// Stored before; without it: until now.
+    to: Option<String>,
     limit: Option<usize>,
     cursor: Option<String>,
 }
 
-/// The three books (producers, store, groups), per topic and per group in it, and whether they balance.
+impl BalanceParams {
+    fn scope(self) -> Result<Scope, Problem> {
+        let time = |key: &str, value: Option<String>| value.map(|value| wall_ms(key, &value)).transpose();
+        let (from, to) = (time("from", self.from)?, time("to", self.to)?);
+        let window = match (from, to) {
+            (None, None) => None,
+            (from, to) => Some((from.unwrap_or(0), to.unwrap_or(u64::MAX))),
+        };
+        if window.is_some_and(|(from, to)| from >= to) {
+            return Err(Problem::bad_request("from: must be before `to`"));
+        }
+        Ok(Scope { topic: optional("topic", self.topic)?, group: optional("group", self.group)?, window })
+    }
+}
+
+/// The three books (producers, store, groups), per topic and per group in it, and whether they balance; all of it, or what
+/// was stored in a window.
 #[utoipa::path(get, path = "/api/v1/balance", tag = "books", params(BalanceParams),
     responses((status = 200, body = Envelope<Page<BalanceRow>>), (status = 400, body = Problem), (status = 503, body = Problem)))]
 pub async fn balance(
@@ -165,8 +186,7 @@ pub async fn balance(
     Params(params): Params<BalanceParams>,
 ) -> Asked<Page<BalanceRow>> {
     let request = PageRequest::new(params.limit, params.cursor.as_deref())?;
-    let scope = Scope { topic: optional("topic", params.topic)?, group: optional("group", params.group)? };
-    Ok(page(&request, door.desk.balance(scope).await?))
+    Ok(page(&request, door.desk.balance(params.scope()?).await?))
 }
 
 /// Which page.

@@ -40,6 +40,7 @@ fn item(n: u64) -> LossItem {
         epoch: 1,
         topic: if n < 3 { "orders".into() } else { "logs".into() },
         topics: 1,
+        topic_names: Vec::new(),
         group: String::new(),
         messages: 1,
         undecided_messages: 0,
@@ -167,8 +168,17 @@ impl Desk for Cardboard {
             dead_letters: 0,
             oldest_dead_letter_wall_ms: None,
             open_losses: 0,
+            retired: false,
         };
         self.give("groups".into(), around(vec![row]))
+    }
+    fn retire(&self, group: String, operator: String) -> Answer<'_, Retired> {
+        let outcome = match group.as_str() {
+            "billing" => Retired::Done(around(vec![])),
+            "busy" => Retired::InUse,
+            _ => Retired::Unknown,
+        };
+        self.give(format!("retire {group} by {operator}"), outcome)
     }
     fn exposure(&self) -> Answer<'_, Envelope<ExposureReport>> {
         self.give("exposure".into(), around(ExposureReport::default()))
@@ -293,12 +303,30 @@ fn ids_and_filters_reach_the_desk_as_they_were_meant() {
     stand.get("/api/v1/dlq?group=g");
     assert_eq!(stand.last_asked(), "dlq Some(\"g\")");
     stand.get("/api/v1/balance?topic=t&group=g");
-    assert!(stand.last_asked().contains("topic: Some(\"t\"), group: Some(\"g\")"));
+    assert!(stand.last_asked().contains("topic: Some(\"t\"), group: Some(\"g\"), window: None"));
+    stand.get("/api/v1/balance?from=1&to=1970-01-01T00:00:02Z");
+    assert!(stand.last_asked().contains("window: Some((1000, 2000))"));
+    check_problem(&stand.get("/api/v1/balance?from=2&to=1"), 400, "from");
     stand.get("/api/v1/losses?verdict=never-stored&state=confirmed&open=true&from=1&to=1970-01-01T00:00:02Z");
     let asked = stand.last_asked();
     for part in ["never-stored", "confirmed", "open: Some(true)", "from_wall_ms: Some(1000)", "Some(2000)"] {
         assert!(asked.contains(part), "{asked} lacks {part}");
     }
+}
+
+#[test]
+fn a_group_is_retired_by_name_only_when_nobody_uses_it() {
+    let stand = stand(Cardboard::default());
+    let by_ann = json!({"operator": "ann"});
+    assert_eq!(stand.post_json("/api/v1/groups/billing/retire", &by_ann).status, 200);
+    assert_eq!(stand.last_asked(), "retire billing by ann");
+    check_problem(&stand.post_json("/api/v1/groups/busy/retire", &by_ann), 409, "has members");
+    check_problem(&stand.post_json("/api/v1/groups/nobody/retire", &by_ann), 404, "nobody");
+    check_problem(
+        &stand.post_json("/api/v1/groups/billing/retire", &json!({"operator": " "})),
+        400,
+        "operator",
+    );
 }
 
 #[test]
@@ -494,6 +522,7 @@ fn the_description_names_every_path() {
             "/api/v1/exposure",
             "/api/v1/gaps",
             "/api/v1/groups",
+            "/api/v1/groups/{group}/retire",
             "/api/v1/losses",
             "/api/v1/losses/{id}",
             "/api/v1/losses/{id}/accept",

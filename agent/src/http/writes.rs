@@ -2,11 +2,11 @@
 //! log has it on disk.
 
 use crate::http::Shared;
-use crate::http::desk::Decision;
+use crate::http::desk::{Decision, Retired};
 use crate::http::params::{Body, text, wall_ms};
 use crate::http::problem::Problem;
 use crate::http::reads::{incident, no_incident};
-use crate::report::views::{Envelope, LossDetail};
+use crate::report::views::{Envelope, GroupRow, LossDetail};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -64,6 +64,34 @@ pub async fn accept(
     Body(body): Body<DecisionBody>,
 ) -> Result<Json<Envelope<LossDetail>>, Problem> {
     decide(door, id, OperatorAction::Accept, body).await
+}
+
+/// Who retires a group.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetireBody {
+    /// Name of the person; without a name it is refused.
+    operator: String,
+}
+
+/// The group owes nothing any more, from now until a member joins it again. Its earlier incidents stay.
+#[utoipa::path(post, path = "/api/v1/groups/{group}/retire", tag = "books", request_body = RetireBody,
+    params(("group" = String, Path, description = "consumer group without members")),
+    responses((status = 200, body = Envelope<Vec<GroupRow>>), (status = 400, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem), (status = 503, body = Problem)))]
+pub async fn retire(
+    State(door): State<Shared>,
+    Path(group): Path<String>,
+    Body(body): Body<RetireBody>,
+) -> Result<Json<Envelope<Vec<GroupRow>>>, Problem> {
+    let group = text("group", &group)?.to_owned();
+    let operator = text("operator", body.operator.trim())?.to_owned();
+    match door.desk.retire(group.clone(), operator).await? {
+        Retired::Done(rows) => Ok(Json(rows)),
+        Retired::Unknown => Err(Problem::not_found(format!("no group is named {group}"))),
+        Retired::InUse => {
+            Err(Problem::new(StatusCode::CONFLICT, format!("group {group} has members: it is in use")))
+        }
+    }
 }
 
 /// What a producer knows of its sends.

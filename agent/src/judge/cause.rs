@@ -5,6 +5,8 @@ use crate::fold::broker::BrokerBooks;
 use crate::fold::class::Class;
 use crate::fold::event::What;
 
+const UNREAD: &str = "the group has members, and none fetches from its retry topic";
+
 /// The cause of an event of this class.
 pub fn cause(books: Option<&BrokerBooks>, class: Class, epoch: u64, what: &What) -> Cause {
     let setting = |name: &str| {
@@ -48,9 +50,12 @@ pub fn cause(books: Option<&BrokerBooks>, class: Class, epoch: u64, what: &What)
         Class::DlqWriteFailed => {
             cause("dead-letter", String::new(), "the dead-letter copy could not be stored".to_owned())
         }
-        Class::StuckInRetry => {
-            cause("schedule", setting("messageDelayLevel"), "the schedule did not release it".to_owned())
-        }
+        Class::StuckInRetry => match what {
+            What::RetryUnread { .. } => cause("retry", String::new(), UNREAD.to_owned()),
+            _ => {
+                cause("schedule", setting("messageDelayLevel"), "the schedule did not release it".to_owned())
+            }
+        },
         Class::AnsweredNotDurable => {
             cause("store", setting("flushDiskType"), "the flush did not finish in time".to_owned())
         }

@@ -7,9 +7,8 @@ use super::verdict::VerdictState;
 use crate::fold::Books;
 use crate::fold::class::Class;
 use crate::fold::event::{Event, NamedMessage, Span, What};
-use lifecycle::fact::{AnswerClass, OperatorAction};
+use lifecycle::fact::{AnswerClass, OperatorAction, SendOutcome};
 use lifecycle::identity::{CopyReason, Incarnation, MessageIdentity, Name};
-use lifecycle::ranges::Ranges;
 use uuid::Uuid;
 
 impl Judge {
@@ -23,13 +22,13 @@ impl Judge {
                 self.copy_lost(books, &event, group, (*copy, *parent, *reason));
             }
             What::CopyRemade { group, parent, reason } => self.copy_remade(&event, group, *parent, *reason),
-            What::Lost { class, group, span, .. } => {
-                self.lost_to_group(books, &event, *class, (group, *span))
+            What::Lost { class, group, span, ids, .. } => {
+                self.lost_to_group(books, &event, *class, (group, *span, ids))
             }
             What::Regained { group, span } => {
                 self.close_span(span, |v| v.broker == *event.source && v.group == **group);
             }
-            What::Reopened { .. } => {}
+            What::Reopened { .. } | What::RetryUnread { .. } => {}
             What::AtRisk { class, spans, named } => {
                 self.answered_not_durable(books, &event, *class, (spans, named))
             }
@@ -51,11 +50,11 @@ impl Judge {
                     v.class == Class::DlqWriteFailed && v.broker == *event.source && v.group == **group
                 });
             }
-            What::DeadLettered { group, copy, .. } => self.dead_lettered(books, &event, group, *copy),
-            What::DlqExpired { group, span } => self.dlq_expired(books, &event, group, *span),
-            What::ConflictFiltered { group, topic, span, expressions } => {
-                self.filter_conflict(books, &event, group, (topic, *span, expressions));
+            What::DeadLettered { group, copy, root, id, .. } => {
+                self.dead_lettered(books, &event, group, (*copy, *root, id));
             }
+            What::DlqExpired { group, span, ids } => self.dlq_expired(books, &event, group, (*span, ids)),
+            What::ConflictFiltered { .. } => self.conflict_filtered(books, event),
             What::ConflictDelivered { group, span } => self.close_span(span, |v| {
                 v.class == Class::FilterConflict && v.broker == *event.source && v.group == **group
             }),
@@ -68,7 +67,12 @@ impl Judge {
             What::TimerDone { span } => {
                 self.close_span(span, |v| v.class == Class::StuckInRetry && v.broker == *event.source)
             }
-            What::Sent(report) => self.questions.reported(event.at, report.clone(), self.now.wall_ms),
+            What::Sent(report) => {
+                if report.outcome == SendOutcome::Unknown {
+                    self.send_unknown(books, event.at, report);
+                }
+                self.questions.reported(event.at, report.clone(), self.now.wall_ms);
+            }
             What::Operator { incident, action, actor, note, wall_ms } => {
                 self.operator_acted(*incident, *action, (actor, note, *wall_ms));
             }
@@ -76,7 +80,7 @@ impl Judge {
     }
 
     /// Adds a span to the incident of this key, citing the frame; `None` when a cause-mate knows it already.
-    fn grow(&mut self, books: &Books, event: &Event, about: About<'_>) -> Option<&mut Incident> {
+    pub(super) fn grow(&mut self, books: &Books, event: &Event, about: About<'_>) -> Option<&mut Incident> {
         let news = self.news_of(&about.key, &about.span);
         if news.is_empty() {
             return None;
@@ -198,10 +202,12 @@ impl Judge {
 
     /// The classes in which a group's debt ends: expired, skipped, acked without delivery, send-back or dead-letter copy
     /// failed and passed, offset reused.
-    fn lost_to_group(&mut self, books: &Books, event: &Event, class: Class, what: (&Name, Span)) {
-        let (group, span) = what;
-        let topic = span.queue.topic.0;
-        let base = format!("{}/{}/{}/{group}/{topic:x}", class.text(), event.source, event.epoch);
+    fn lost_to_group(&mut self, books: &Books, event: &Event, class: Class, what: (&Name, Span, &[Name])) {
+        let (group, span, ids) = what;
+        if is_retired(books, event, group) {
+            return;
+        }
+        let base = group_key(class, event, group, span.queue.topic.0);
         // each reset is a cause of its own; the others go on
         let key = match class {
             Class::SkippedByOffsetReset => format!("{base}/{}/{}", event.at.incarnation, event.at.sequence),
@@ -220,7 +226,17 @@ impl Judge {
             span.from,
             span.to
         );
-        self.grow(books, event, About { class, key, group, span, text });
+        // the suspicion of failing dead letters becomes the incident of those that were passed
+        if let Some(incident) = self.growing(&key)
+            && incident.verdict.due_wall_ms == NEVER
+        {
+            incident.keep_only(&span);
+            incident.verdict.due_wall_ms = 0;
+            incident.cite(event, text.clone());
+        }
+        if let Some(incident) = self.grow(books, event, About { class, key, group, span, text }) {
+            incident.add_ids(ids);
+        }
     }
 
     fn answered_not_durable(
@@ -285,35 +301,53 @@ impl Judge {
         if reason != CopyReason::DeadLetter {
             return;
         }
-        let span = one(parent);
-        let topic = parent.queue.topic.0;
         let class = Class::DlqWriteFailed;
-        // a key of its own: what is passed without a copy moves to the incident of the lost ones
-        let key = format!("dlq-failing/{}/{}/{group}/{topic:x}", event.source, event.epoch);
+        let key = group_key(class, event, group, parent.queue.topic.0);
         let text = format!("the dead-letter copy of offset {} could not be stored", parent.queue_offset);
-        if let Some(incident) = self.grow(books, event, About { class, key, group, span, text }) {
+        // once some were passed, the incident tells of those; another one joins when it is passed too
+        if let Some(incident) = self.growing(&key)
+            && incident.verdict.due_wall_ms != NEVER
+        {
+            incident.cite(event, text);
+            return;
+        }
+        if let Some(incident) = self.grow(books, event, About { class, key, group, span: one(parent), text })
+        {
             incident.verdict.due_wall_ms = NEVER;
         }
     }
 
-    fn dead_lettered(&mut self, books: &Books, event: &Event, group: &Name, copy: MessageIdentity) {
+    /// Its ranges are those of the dead letters; its first topic is the one they were sent to.
+    fn dead_lettered(
+        &mut self,
+        books: &Books,
+        event: &Event,
+        group: &Name,
+        what: (MessageIdentity, MessageIdentity, &Name),
+    ) {
+        let (copy, root, id) = what;
         let key = format!("dead-lettered/{}/{}/{group}", event.source, event.epoch);
         let text = format!("dead letter of group {group} at offset {}", copy.queue_offset);
-        self.grow(books, event, About { class: Class::DeadLettered, key, group, span: one(copy), text });
+        let about = About { class: Class::DeadLettered, key, group, span: one(copy), text };
+        let origin = topic_name(books, event, one(root));
+        if let Some(incident) = self.grow(books, event, about) {
+            incident.add_topic(&origin);
+            if !id.is_empty() {
+                incident.add_id(id);
+            }
+        }
     }
 
-    fn dlq_expired(&mut self, books: &Books, event: &Event, group: &Name, span: Span) {
+    fn dlq_expired(&mut self, books: &Books, event: &Event, group: &Name, what: (Span, &[Name])) {
+        let (span, ids) = what;
         let key = format!("dlq-expired/{}/{}/{group}", event.source, event.epoch);
         let text = format!("dead letters of group {group} deleted, {} to {}", span.from, span.to);
         self.close_span(&span, |v| v.class == Class::DeadLettered && v.broker == *event.source);
-        self.grow(books, event, About { class: Class::DlqExpired, key, group, span, text });
-    }
-
-    fn filter_conflict(&mut self, books: &Books, event: &Event, group: &Name, what: (&Name, Span, &[Name])) {
-        let (topic, span, expressions) = what;
-        let key = format!("conflict/{}/{}/{group}/{topic}", event.source, event.epoch);
-        let text = format!("passed over while members subscribed to {topic} as {}", expressions.join(", "));
-        self.grow(books, event, About { class: Class::FilterConflict, key, group, span, text });
+        if let Some(incident) =
+            self.grow(books, event, About { class: Class::DlqExpired, key, group, span, text })
+        {
+            incident.add_ids(ids);
+        }
     }
 
     fn unexpected_message(&mut self, books: &Books, event: &Event, group: &Name, span: Span) {
@@ -344,54 +378,27 @@ impl Judge {
             incident.turn(state, wall_ms, (actor, note));
         }
     }
-
-    /// What waits in a schedule beyond its due time, by the source's own clock.
-    pub(super) fn look_at_schedules(&mut self, books: &Books) {
-        for (source, broker) in &books.brokers {
-            let slack = self.deadlines.timer_slack_ms;
-            let overdue = broker.timers.overdue(broker.now.wall_ms.saturating_sub(slack));
-            let mut late: std::collections::BTreeMap<_, Ranges> = std::collections::BTreeMap::new();
-            for (queue, offset, timer) in overdue {
-                let epoch = broker.queues.get(&queue).map_or(0, |q| q.epoch_of(offset));
-                late.entry((queue, epoch, timer.group.clone())).or_default().insert(offset, offset + 1);
-            }
-            let Some(at) = books.position_of(source) else { continue };
-            for ((queue, epoch, group), ranges) in late {
-                let key = format!("stuck/{source}/{epoch}/{group}/{:x}", queue.topic.0);
-                let text = format!("still in the schedule more than {slack} ms after it was due");
-                for (from, to) in ranges.iter() {
-                    let span = Span { queue, from, to, epoch };
-                    let what = What::TimerDone { span };
-                    let wall_ms = broker.now.wall_ms;
-                    let event = Event { source: source.clone(), at, wall_ms, epoch, what };
-                    let about = About {
-                        class: Class::StuckInRetry,
-                        key: key.clone(),
-                        group: &group,
-                        span,
-                        text: text.clone(),
-                    };
-                    self.grow(books, &event, about);
-                }
-            }
-        }
-    }
 }
 
-/// The due time of a suspicion that only later evidence can confirm, under another key.
-const NEVER: u64 = u64::MAX;
+/// The due time of a suspicion that only later evidence can confirm.
+pub(super) const NEVER: u64 = u64::MAX;
 
 /// What an incident grows by.
-struct About<'a> {
-    class: Class,
-    key: String,
-    group: &'a str,
-    span: Span,
-    text: String,
+pub(super) struct About<'a> {
+    pub(super) class: Class,
+    pub(super) key: String,
+    pub(super) group: &'a str,
+    pub(super) span: Span,
+    pub(super) text: String,
 }
 
 pub(super) fn lost_key(event: &Event, closed_epoch: u64) -> String {
     format!("store-lost/{}/{closed_epoch}/{}", event.source, event.at.incarnation)
+}
+
+/// One incident per class, epoch, group and topic.
+fn group_key(class: Class, event: &Event, group: &str, topic: u64) -> String {
+    format!("{}/{}/{}/{group}/{topic:x}", class.text(), event.source, event.epoch)
 }
 
 fn copy_key(event: &Event, group: &Name, parent: MessageIdentity, reason: CopyReason) -> String {
@@ -404,6 +411,14 @@ fn copy_key(event: &Event, group: &Name, parent: MessageIdentity, reason: CopyRe
 
 fn one(at: MessageIdentity) -> Span {
     Span { queue: at.queue, from: at.queue_offset, to: at.queue_offset + 1, epoch: at.epoch_number }
+}
+
+/// An operator retired the group before this happened: it owes nothing.
+fn is_retired(books: &Books, event: &Event, group: &str) -> bool {
+    let broker = books.brokers.get(&event.source);
+    let known = broker.and_then(|broker| broker.groups.get(group));
+    let since = known.and_then(|known| books.retired_since(known, group));
+    since.is_some_and(|since| since <= event.wall_ms)
 }
 
 fn topic_name(books: &Books, event: &Event, span: Span) -> String {

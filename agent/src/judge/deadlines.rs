@@ -6,12 +6,16 @@
 pub struct Deadlines {
     /// A delayed message or retry may leave the schedule this long after it was due.
     pub timer_slack_ms: u64,
+    /// A retry may lie in the retry topic this long while members are there and none fetches from its queue.
+    pub retry_unread_ms: u64,
     /// A send whose outcome its producer does not know may still be on its way this long after the report.
     pub send_unknown_ms: u64,
     /// A reported send is looked up this long after the report, so that its frames can arrive.
     pub send_known_ms: u64,
     /// The broker may take this long after a restart to make a lost copy again.
     pub copy_remade_ms: u64,
+    /// An unread message is near its end when retention deletes it within this time.
+    pub near_expiry_ms: u64,
     /// An unanswered question is asked again after this.
     pub ask_again_ms: u64,
 }
@@ -20,9 +24,11 @@ impl Default for Deadlines {
     fn default() -> Self {
         Deadlines {
             timer_slack_ms: 30_000,
+            retry_unread_ms: 120_000,
             send_unknown_ms: 10_000,
             send_known_ms: 0,
             copy_remade_ms: 30_000,
+            near_expiry_ms: 6 * 3_600_000,
             ask_again_ms: 2_000,
         }
     }

@@ -26,6 +26,8 @@ pub struct Incident {
     /// Those still lost.
     open: BTreeMap<(QueueKey, u64), Ranges>,
     ids: BTreeSet<String>,
+    /// Ids whose fate another incident tells, or nothing is wrong with.
+    resolved: BTreeSet<String>,
     /// Sources must have passed these places before it is confirmed.
     pub barrier: Option<Vec<Position>>,
     /// Whether it must be told again.
@@ -50,6 +52,7 @@ impl Incident {
             open_spans: Vec::new(),
             windows: Vec::new(),
             ids: Vec::new(),
+            resolved_ids: Vec::new(),
             ids_total: 0,
             messages: 0,
             confirmed_messages: 0,
@@ -67,6 +70,7 @@ impl Incident {
             spans: BTreeMap::new(),
             open: BTreeMap::new(),
             ids: BTreeSet::new(),
+            resolved: BTreeSet::new(),
             barrier: None,
             dirty: true,
             turned: true,
@@ -86,6 +90,7 @@ impl Incident {
             spans: ranges(&verdict.spans),
             open: ranges(&verdict.open_spans),
             ids: verdict.ids.iter().cloned().collect(),
+            resolved: verdict.resolved_ids.iter().cloned().collect(),
             barrier: None,
             dirty: false,
             turned: false,
@@ -95,7 +100,8 @@ impl Incident {
 
     /// Whether another cause-mate should open instead of growing this one.
     pub fn is_full(&self) -> bool {
-        self.spans.values().map(Ranges::run_count).sum::<usize>() >= INCIDENT_SPANS_MAX
+        let only_ids = self.spans.is_empty() && self.ids.len() >= INCIDENT_IDS_MAX;
+        only_ids || self.spans.values().map(Ranges::run_count).sum::<usize>() >= INCIDENT_SPANS_MAX
     }
 
     /// The part of `span` this incident does not know yet.
@@ -134,6 +140,13 @@ impl Incident {
             self.ids.insert(id.to_owned());
         }
         true
+    }
+
+    /// Adds the ids of a span; how many of its messages have none is the difference to `messages`.
+    pub fn add_ids(&mut self, ids: &[lifecycle::identity::Name]) {
+        for id in ids {
+            self.add_id(id);
+        }
     }
 
     /// Whether this id is named.
@@ -193,9 +206,32 @@ impl Incident {
         self.open.iter().any(|((key, _), open)| *key == queue && open.contains(offset))
     }
 
-    /// Whether it had offsets and none is lost any more.
+    /// The fate of this id is known now: it is no longer open here.
+    pub fn resolve(&mut self, id: &str) {
+        if self.ids.contains(id) && self.resolved.insert(id.to_owned()) {
+            self.dirty = true;
+        }
+    }
+
+    /// Forgets every offset outside of `span`: only those are told.
+    pub fn keep_only(&mut self, span: &Span) {
+        for ranges in [&mut self.spans, &mut self.open] {
+            ranges.retain(|(queue, _), _| *queue == span.queue);
+            for kept in ranges.values_mut() {
+                *kept = kept.within(span.from, span.to);
+            }
+            ranges.retain(|_, kept| !kept.is_empty());
+        }
+        self.verdict.messages = self.spans.values().map(Ranges::len).sum();
+        self.grown();
+    }
+
+    /// Whether it had offsets or ids, and none is open any more.
     pub fn is_emptied(&self) -> bool {
-        !self.spans.is_empty() && self.open.is_empty()
+        if self.spans.is_empty() {
+            return !self.ids.is_empty() && self.resolved.len() >= self.ids.len();
+        }
+        self.open.is_empty()
     }
 
     /// What is still lost, per queue.
@@ -227,6 +263,7 @@ impl Incident {
         self.verdict.spans = plain(&self.spans);
         self.verdict.open_spans = plain(&self.open);
         self.verdict.ids = self.ids.iter().cloned().collect();
+        self.verdict.resolved_ids = self.resolved.iter().cloned().collect();
         self.dirty = false;
         self.turned = false;
         self.verdict.clone()

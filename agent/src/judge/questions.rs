@@ -2,6 +2,7 @@
 //! ids of settled messages, so the sources are asked (`locate`); nothing is concluded before all of them have answered.
 
 use super::classes::lost_key;
+use super::conflicts::{OPEN_CONFLICTS_MAX, PassedOver};
 use super::{Answer, Heads, Judge};
 use crate::fold::Books;
 use crate::fold::class::Class;
@@ -25,6 +26,8 @@ pub struct Question {
     pub id: Name,
     /// Its topic, when known; empty otherwise.
     pub topic: Name,
+    /// Not an id, but this place at this source: which tag does the message have?
+    pub place: Option<(Name, MessageIdentity)>,
 }
 
 /// A producer's word that no offset proves yet.
@@ -56,12 +59,13 @@ struct Repeat {
 pub struct Questions {
     pub(super) reports: BTreeMap<u64, OpenReport>,
     repeats: BTreeMap<u64, Repeat>,
+    pub(super) passed: BTreeMap<u64, PassedOver>,
     pub(super) next_number: u64,
-    /// Reports given up at the limit: undecided for good.
+    /// Reports and passed-over messages given up at the limit: undecided for good.
     pub given_up: u64,
     /// Numbers whose rows are out of date.
     pub(super) touched: std::collections::BTreeSet<u64>,
-    due: Vec<Question>,
+    due: BTreeMap<u64, Question>,
 }
 
 impl Questions {
@@ -89,6 +93,17 @@ impl Questions {
         }
     }
 
+    pub(super) fn passed_over(&mut self, passed: PassedOver) {
+        if self.passed.len() >= OPEN_CONFLICTS_MAX
+            && let Some((number, _)) = self.passed.pop_first()
+        {
+            self.given_up += 1;
+            self.touched.insert(number);
+        }
+        let number = self.number();
+        self.passed.insert(number, passed);
+    }
+
     fn number(&mut self) -> u64 {
         self.next_number += 1;
         self.touched.insert(self.next_number);
@@ -104,8 +119,13 @@ impl Questions {
 impl Judge {
     /// What to ask now, at most `limit`. Each is asked again when no answer comes.
     pub fn take_questions(&mut self, limit: usize) -> Vec<Question> {
-        let rest = self.questions.due.split_off(limit.min(self.questions.due.len()));
-        std::mem::replace(&mut self.questions.due, rest)
+        let mut taken = Vec::new();
+        while taken.len() < limit
+            && let Some((_, question)) = self.questions.due.pop_first()
+        {
+            taken.push(question);
+        }
+        taken
     }
 
     /// What is open.
@@ -118,7 +138,6 @@ impl Judge {
         let now = self.now.wall_ms;
         let again = self.deadlines.ask_again_ms;
         let mut questions = std::mem::take(&mut self.questions);
-        questions.due.clear();
         let mut closed = Vec::new();
         for (number, open) in &mut questions.reports {
             if open.report.outcome == SendOutcome::Refused {
@@ -142,18 +161,29 @@ impl Judge {
             if passed && rested && (open.asked_wall_ms == 0 || now >= open.asked_wall_ms + again) {
                 open.asked_wall_ms = now.max(1);
                 let (id, topic) = (open.report.id.clone(), open.report.topic.clone());
-                questions.due.push(Question { number: *number, id, topic });
+                questions.due.insert(*number, Question { number: *number, id, topic, place: None });
             }
         }
         for (number, repeat) in &mut questions.repeats {
             if repeat.asked_wall_ms == 0 || now >= repeat.asked_wall_ms + again {
                 repeat.asked_wall_ms = now.max(1);
-                questions.due.push(Question { number: *number, id: repeat.id.clone(), topic: "".into() });
+                let id = repeat.id.clone();
+                let question = Question { number: *number, id, topic: "".into(), place: None };
+                questions.due.insert(*number, question);
+            }
+        }
+        for (number, passed) in &mut questions.passed {
+            if passed.asked_wall_ms == 0 || now >= passed.asked_wall_ms + again {
+                passed.asked_wall_ms = now.max(1);
+                let place = Some((passed.source.clone(), passed.message));
+                let topic = passed.topic.clone();
+                questions.due.insert(*number, Question { number: *number, id: "".into(), topic, place });
             }
         }
         self.questions = questions;
         for (number, class) in closed {
             let open = self.questions.reports.remove(&number);
+            self.questions.due.remove(&number);
             self.questions.touched.insert(number);
             if let (Some(open), Some(class)) = (open, class) {
                 self.reported_verdict(books, &open, class);
@@ -161,8 +191,30 @@ impl Judge {
         }
     }
 
+    /// A producer does not know what became of its send: nobody does, until a source was asked.
+    pub(super) fn send_unknown(&mut self, books: &Books, at: Position, report: &SentReported) {
+        let (report, seen_wall_ms) = (report.clone(), self.now.wall_ms);
+        let open = OpenReport { at, report, seen_wall_ms, barrier: None, asked_wall_ms: 0 };
+        self.reported_verdict(books, &open, Class::SendUnknown);
+    }
+
+    /// The outcome is known now.
+    fn send_known(&mut self, open: &OpenReport) {
+        let ids = self.by_key.get(&reported_key(Class::SendUnknown, &open.report)).cloned();
+        for id in ids.unwrap_or_default() {
+            if let Some(incident) = self.incident_mut(&id) {
+                incident.resolve(&open.report.id);
+            }
+        }
+    }
+
     pub(super) fn answered(&mut self, books: &Books, answer: Answer) {
         if !answer.complete && answer.places.is_empty() {
+            return;
+        }
+        if let Some(passed) = self.questions.passed.remove(&answer.number) {
+            self.questions.touched.insert(answer.number);
+            self.tag_answered(books, passed, &answer);
             return;
         }
         if let Some(repeat) = self.questions.repeats.remove(&answer.number) {
@@ -172,6 +224,9 @@ impl Judge {
         let Some(open) = self.questions.reports.remove(&answer.number) else { return };
         self.questions.touched.insert(answer.number);
         let found = !answer.places.is_empty();
+        if open.report.outcome == SendOutcome::Unknown {
+            self.send_known(&open);
+        }
         match (open.report.outcome, found) {
             (SendOutcome::Unknown, true) => self.reported_verdict(books, &open, Class::StoredThoughUnacked),
             (_, true) => {}
@@ -220,7 +275,7 @@ impl Judge {
 
     fn reported_verdict(&mut self, books: &Books, open: &OpenReport, class: Class) {
         let report = &open.report;
-        let source: Name = if report.broker.is_empty() { "reports".into() } else { report.broker.clone() };
+        let source = reported_source(report);
         let event = Event {
             source,
             at: open.at,
@@ -228,7 +283,7 @@ impl Judge {
             epoch: 0,
             what: What::Sent(report.clone()),
         };
-        let key = format!("reported/{}/{}/{}", class.text(), event.source, report.topic);
+        let key = reported_key(class, report);
         let text = format!("the producer of {} reported: {}", report.id, report.outcome.text());
         let known = self.by_key.get(&key).into_iter().flatten();
         if known.filter_map(|id| self.incidents.get(id)).any(|incident| incident.names(&report.id)) {
@@ -271,6 +326,14 @@ impl Judge {
         incident.add_id(&repeat.id);
         incident.cite(&repeat.event, text);
     }
+}
+
+fn reported_source(report: &SentReported) -> Name {
+    if report.broker.is_empty() { "reports".into() } else { report.broker.clone() }
+}
+
+fn reported_key(class: Class, report: &SentReported) -> String {
+    format!("reported/{}/{}/{}", class.text(), reported_source(report), report.topic)
 }
 
 /// Whether the reported offset proves that the message was stored: it exists, and was never used twice.

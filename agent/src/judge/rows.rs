@@ -1,7 +1,9 @@
-//! Owns how open questions lie in the ledger, beside the books' rows: producers' reports that nothing has decided yet.
+//! Owns how open questions lie in the ledger, beside the books' rows: producers' reports that nothing has decided yet, and
+//! messages passed over in a filter conflict whose tags are not known yet.
 //! Incidents are not here: the verdict log holds them.
 
 use super::Judge;
+use super::conflicts::PassedOver;
 use super::questions::OpenReport;
 use crate::fold::rows::codec::Row;
 use crate::fold::rows::{RowChange, RowError, StoredRow, assemble};
@@ -9,8 +11,29 @@ use lifecycle::fact::{SendOutcome, SentReported};
 use lifecycle::position::Position;
 use lifecycle::varint::Reader;
 
-/// First byte of the judge's keys; the books skip them.
+/// First byte of the keys of open reports; the books skip them.
 pub const REPORT_KIND: u8 = 64;
+/// First byte of the keys of messages passed over in a filter conflict.
+pub const PASSED_KIND: u8 = 65;
+
+impl Row for PassedOver {
+    fn put(&self, out: &mut Vec<u8>) {
+        (self.source.clone(), (self.at.incarnation, self.at.sequence)).put(out);
+        (self.wall_ms, self.epoch).put(out);
+        (self.group.clone(), self.topic.clone()).put(out);
+        (self.message, self.filter.clone()).put(out);
+        self.others.put(out);
+    }
+
+    fn get(row: &mut Reader<'_>) -> Result<Self, RowError> {
+        let (source, (incarnation, sequence)) = Row::get(row)?;
+        let (wall_ms, epoch) = Row::get(row)?;
+        let (group, topic) = Row::get(row)?;
+        let (message, filter) = Row::get(row)?;
+        let (others, at) = (Row::get(row)?, Position { incarnation, sequence });
+        Ok(PassedOver { source, at, wall_ms, epoch, group, topic, message, filter, others, asked_wall_ms: 0 })
+    }
+}
 
 impl Row for OpenReport {
     fn put(&self, out: &mut Vec<u8>) {
@@ -58,14 +81,10 @@ impl Judge {
     pub fn rows_changed_since_last(&mut self) -> Vec<RowChange> {
         let mut out = Vec::new();
         for number in std::mem::take(&mut self.questions.touched) {
-            let mut key = vec![REPORT_KIND];
-            key.extend_from_slice(&number.to_be_bytes());
-            let row = self.questions.reports.get(&number).map(|open| {
-                let mut bytes = Vec::new();
-                open.put(&mut bytes);
-                bytes
-            });
-            self.saved.save(key, row.as_deref(), &mut out);
+            let report = self.questions.reports.get(&number).map(encoded);
+            self.saved.save(row_key(REPORT_KIND, number), report.as_deref(), &mut out);
+            let passed = self.questions.passed.get(&number).map(encoded);
+            self.saved.save(row_key(PASSED_KIND, number), passed.as_deref(), &mut out);
         }
         out
     }
@@ -75,14 +94,19 @@ impl Judge {
         &mut self,
         rows: impl IntoIterator<Item = StoredRow<'a>>,
     ) -> Result<(), RowError> {
-        let own = rows.into_iter().filter(|(key, _)| key.first() == Some(&REPORT_KIND));
+        let own =
+            rows.into_iter().filter(|(key, _)| matches!(key.first(), Some(&(REPORT_KIND | PASSED_KIND))));
         let (objects, saved) = assemble(own)?;
         for (key, bytes) in objects {
             let number = key.get(1..).and_then(|n| n.try_into().ok()).ok_or(RowError::Malformed("key"))?;
             let number = u64::from_be_bytes(number);
-            let open = OpenReport::get(&mut Reader::new(&bytes))?;
             self.questions.next_number = self.questions.next_number.max(number);
-            self.questions.reports.insert(number, open);
+            let mut row = Reader::new(&bytes);
+            if key.first() == Some(&PASSED_KIND) {
+                self.questions.passed.insert(number, PassedOver::get(&mut row)?);
+            } else {
+                self.questions.reports.insert(number, OpenReport::get(&mut row)?);
+            }
         }
         self.saved = saved;
         Ok(())
@@ -92,6 +116,18 @@ impl Judge {
     pub fn row_count(&self) -> usize {
         self.saved.row_count()
     }
+}
+
+fn row_key(kind: u8, number: u64) -> Vec<u8> {
+    let mut key = vec![kind];
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
+fn encoded(row: &impl Row) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    row.put(&mut bytes);
+    bytes
 }
 
 #[cfg(test)]

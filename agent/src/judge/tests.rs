@@ -1,7 +1,10 @@
 //! Each class fires exactly, with the right offsets and ids, and what is not a loss stays silent.
 
+mod conflicts;
+mod debts;
 mod producers;
 mod streams;
+mod waiting;
 mod world;
 
 use super::*;
@@ -415,12 +418,7 @@ fn a_dead_letter_that_cannot_be_written_is_suspected_then_lost_or_taken_back() {
     w.say(vec![failed.clone()]);
     w.only(Class::DlqWriteFailed, Suspected);
     w.commit(ORDERS, 0, 1);
-    let found: Vec<_> = w.verdicts().into_iter().map(|v| (v.class, v.state, spans(v))).collect();
-    let span = || vec![(ORDERS, 0, 1, 1)];
-    assert_eq!(
-        found,
-        vec![(Class::DlqWriteFailed, Withdrawn, span()), (Class::DlqWriteFailed, Confirmed, span())]
-    );
+    assert_eq!(spans(w.only(Class::DlqWriteFailed, Confirmed)), vec![(ORDERS, 0, 1, 1)]);
     assert_eq!(w.books.totals().dlq_write_failures, 1);
 
     let mut w = World::new();
@@ -433,33 +431,27 @@ fn a_dead_letter_that_cannot_be_written_is_suspected_then_lost_or_taken_back() {
 }
 
 #[test]
-fn what_different_subscriptions_pass_over_is_a_filter_conflict() {
-    let subscribed = |member: &str, expression: &str| Fact::Subscribed {
+fn dead_letters_that_fail_for_one_cause_are_one_incident_of_those_that_were_passed() {
+    let failed = |offset| Fact::CopyFailed {
         group: "g".into(),
-        member: member.into(),
-        topic: "orders".into(),
-        expression: expression.into(),
-        version: 1,
-    };
-    let filtered = |from, to| Fact::Filtered {
-        group: "g".into(),
-        queue: q(ORDERS),
-        ranges: Ranges::of(from, to),
-        expression: "A".into(),
+        parent: at(ORDERS, offset, 1),
+        reason: CopyReason::DeadLetter,
+        error: "disk full".into(),
     };
     let mut w = World::new();
-    w.say(vec![subscribed("m1", "A")]);
-    w.send(6);
-    w.say(vec![filtered(0, 2)]);
-    w.silent();
-    w.say(vec![
-        Fact::MemberJoined { group: "g".into(), member: "m2".into(), model: ConsumeModel::Clustering },
-        subscribed("m2", "B"),
-    ]);
-    w.say(vec![filtered(2, 4)]);
-    assert_eq!(spans(w.only(Class::FilterConflict, Confirmed)), vec![(ORDERS, 2, 4, 1)]);
-    w.say(vec![subscribed("m2", "A"), filtered(4, 6)]);
-    assert_eq!(w.only(Class::FilterConflict, Confirmed).messages, 2);
+    w.send(4);
+    w.deliver(ORDERS, 0, 4);
+    w.say(vec![failed(0), failed(1), failed(2)]);
+    assert_eq!(w.only(Class::DlqWriteFailed, Suspected).messages, 3);
+    w.commit(ORDERS, 0, 1);
+    assert_eq!(w.only(Class::DlqWriteFailed, Confirmed).messages, 1, "the others may still be written");
+    w.say(vec![failed(3)]);
+    w.copy(DLQ, at(ORDERS, 1, 1), CopyReason::DeadLetter, 0);
+    w.commit(ORDERS, 1, 3);
+    let lost: Vec<_> = w.verdicts().into_iter().filter(|v| v.class == Class::DlqWriteFailed).collect();
+    assert_eq!(lost.len(), 1, "{lost:#?}");
+    assert_eq!((spans(lost[0]), lost[0].confirmed_messages), (vec![(ORDERS, 0, 1, 1), (ORDERS, 2, 3, 1)], 2));
+    assert_eq!(w.judge.counts().confirmed_messages[&Class::DlqWriteFailed], 2);
 }
 
 #[test]

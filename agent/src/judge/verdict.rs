@@ -164,6 +164,9 @@ pub struct Verdict {
     pub windows: Vec<VerdictSpan>,
     /// Client ids; the first of them.
     pub ids: Vec<String>,
+    /// Those of them whose fate is known now (sends with an unknown outcome).
+    #[serde(default)]
+    pub resolved_ids: Vec<String>,
     /// How many ids are known.
     pub ids_total: u64,
     /// How many messages.
@@ -195,7 +198,7 @@ impl Verdict {
             return 0;
         }
         if self.spans.is_empty() {
-            self.messages
+            self.messages.saturating_sub(self.resolved_ids.len() as u64)
         } else {
             self.open_spans.iter().map(|s| s.to - s.from).sum()
         }

@@ -20,7 +20,7 @@ use store::error::{ErrorKind, Op, StoreError};
 use store::journal::{Journal, JournalConfig, JournalItem, JournalView};
 
 /// Name of this source.
-pub const SOURCE_NAME: &str = "evidence-log";
+pub const SOURCE_NAME: &str = crate::fold::EVIDENCE_SOURCE;
 /// Distance of the marks at which the log can be cut.
 const MARK_BYTES: u64 = 1 << 20;
 

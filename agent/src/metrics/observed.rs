@@ -40,6 +40,8 @@ pub struct Observed {
     pub duplicates: ByLabel,
     /// Topic, group, seconds until retention takes the oldest unread message.
     pub retention_margins: Vec<(String, String, f64)>,
+    /// A margin below this is near its end.
+    pub near_expiry_seconds: f64,
     /// 0 while nothing waits to be saved.
     pub checkpoint_age_seconds: f64,
     /// Damaged ledgers built again.

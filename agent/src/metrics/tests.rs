@@ -48,6 +48,7 @@ fn full() -> Observed {
         in_flight: vec![("unacked", 5)],
         dlq_messages: vec![("billing".into(), 2)],
         retention_margins: vec![("orders".into(), "billing".into(), 60.5)],
+        near_expiry_seconds: 21_600.0,
         exposed: vec![("unflushed", 9)],
         findings: vec![("async-flush", 1)],
         ..Default::default()

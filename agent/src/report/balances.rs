@@ -31,7 +31,8 @@ pub fn balance(books: &Books, judge: &Judge) -> Vec<BalanceRow> {
             for name in owing.get(topic).into_iter().flatten() {
                 let Some(group) = broker.groups.get(*name) else { continue };
                 let book = group_book(broker, group, *topic);
-                rows.push(row(broker, *topic, name, (None, Some(book))));
+                let retired = books.is_retired(group, name);
+                rows.push(BalanceRow { retired, ..row(broker, *topic, name, (None, Some(book))) });
             }
         }
     }
@@ -51,10 +52,13 @@ fn row(
         topic: broker.topic_name(topic).to_owned(),
         group: group.to_owned(),
         window: WINDOW.to_owned(),
+        window_from_wall_ms: None,
+        window_to_wall_ms: None,
         producer: None,
         store,
         consumer,
         balanced,
+        retired: false,
     }
 }
 
@@ -92,10 +96,13 @@ fn broker_row(broker: &BrokerBooks, open_reports: u64) -> BalanceRow {
         topic: String::new(),
         group: String::new(),
         window: WINDOW.to_owned(),
+        window_from_wall_ms: None,
+        window_to_wall_ms: None,
         producer: Some(producer),
         store: Some(store),
         consumer: None,
         balanced,
+        retired: false,
     }
 }
 

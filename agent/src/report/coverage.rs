@@ -44,9 +44,10 @@ fn level(class: Class, broker: &BrokerBooks) -> (&'static str, &'static str) {
         Class::Duplicate => {
             ("bounded", "repeats within the last 65,536 stored ids, confirmed with the broker")
         }
-        Class::FilterConflict => {
-            ("bounded", "which messages were passed over is exact; whom they would have matched is not")
-        }
+        Class::FilterConflict => (
+            "bounded",
+            "exact for expressions of tags, by asking the broker for each tag (10,000 at a time); SQL92 stays suspected",
+        ),
         _ if gaps => ("bounded", "frames are missing: what they said about deliveries is undecided"),
         Class::ExpiredBeforeConsumption
         | Class::SkippedByOffsetReset

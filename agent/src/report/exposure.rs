@@ -5,16 +5,18 @@ use crate::fold::Books;
 use crate::fold::broker::BrokerBooks;
 use crate::fold::group::GroupBooks;
 use crate::fold::marks::State;
+use crate::judge::Judge;
 use lifecycle::fact::ConsumeModel;
 use lifecycle::identity::{QueueKey, TopicIncarnation};
 
-/// Unread messages with less than this share of the retention time left are near their end.
+/// Whatever is configured, a message is near its end only in this last part of the retention time.
 const NEAR_EXPIRY_SHARE: u64 = 4;
 /// Findings shown; the totals count everything.
 const FINDINGS_MAX: usize = 10_000;
 
 /// The whole report.
-pub fn exposure(books: &Books, now_wall_ms: u64) -> ExposureReport {
+pub fn exposure(books: &Books, judge: &Judge, now_wall_ms: u64) -> ExposureReport {
+    let near_expiry_ms = judge.deadlines().near_expiry_ms;
     let mut report = ExposureReport::default();
     for broker in books.brokers.values().filter(|broker| broker.epoch > 0) {
         report.unflushed_messages += broker.unflushed.counted();
@@ -35,8 +37,8 @@ pub fn exposure(books: &Books, now_wall_ms: u64) -> ExposureReport {
                 report.findings.push(ExposureFinding { text, ..finding });
             }
         }
-        for (name, group) in &broker.groups {
-            group_findings(broker, (name, group), now_wall_ms, &mut report);
+        for (name, group) in broker.groups.iter().filter(|(name, group)| !books.is_retired(group, name)) {
+            group_findings(broker, (name, group), (now_wall_ms, near_expiry_ms), &mut report);
         }
     }
     report.findings.truncate(FINDINGS_MAX);
@@ -90,10 +92,11 @@ fn broker_findings(broker: &BrokerBooks, report: &mut ExposureReport) {
 fn group_findings(
     broker: &BrokerBooks,
     group: (&str, &GroupBooks),
-    now_wall_ms: u64,
+    times: (u64, u64),
     report: &mut ExposureReport,
 ) {
     let (name, group) = group;
+    let (now_wall_ms, near_expiry_ms) = times;
     if group.model == Some(ConsumeModel::Broadcasting) {
         report.findings.push(ExposureFinding {
             text: format!("members of {name} keep their own positions: what they miss cannot be seen"),
@@ -115,12 +118,14 @@ fn group_findings(
             ..finding(broker, "dead-letters-waiting", "warning", ("", name, waiting))
         });
     }
-    let Some(retention) = retention_ms(broker) else { return };
+    let (Some(retention), Some(near)) = (retention_ms(broker), near_ms(broker, near_expiry_ms)) else {
+        return;
+    };
     let mut topics: Vec<TopicIncarnation> = group.queues.keys().map(|key| key.topic).collect();
     topics.dedup();
     for topic in topics {
         let Some(margin) = margin_ms(broker, group, topic, now_wall_ms) else { continue };
-        if margin < retention / NEAR_EXPIRY_SHARE {
+        if margin < near {
             let topic_name = broker.topic_name(topic);
             let unread = super::balances::group_book(broker, group, topic).undelivered;
             report.findings.push(ExposureFinding {
@@ -140,6 +145,12 @@ pub fn retention_ms(broker: &BrokerBooks) -> Option<u64> {
     let exact = broker.setting(broker.epoch, "fileReservedTimeMs").parse::<u64>().ok();
     let hours = || broker.setting(broker.epoch, "fileReservedTime").parse::<u64>().ok();
     exact.or_else(|| hours()?.checked_mul(3_600_000))
+}
+
+/// A margin below this is near the end, ms: as configured, but at most a quarter of the retention time; `None`: retention is
+/// not stated.
+pub fn near_ms(broker: &BrokerBooks, near_expiry_ms: u64) -> Option<u64> {
+    Some(near_expiry_ms.min(retention_ms(broker)? / NEAR_EXPIRY_SHARE))
 }
 
 /// How long until retention takes the oldest message of a topic that the group was not handed; `None`: nothing is unread, or

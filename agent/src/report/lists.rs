@@ -97,6 +97,7 @@ pub fn groups(books: &Books, judge: &Judge, now_wall_ms: u64) -> Vec<GroupRow> {
                 dead_letters: group.dead_letters.waiting(),
                 oldest_dead_letter_wall_ms: group.dead_letters.oldest_wall_ms(),
                 open_losses,
+                retired: books.is_retired(group, name),
             });
         }
     }

@@ -1,5 +1,6 @@
 //! Owns incidents as they are shown.
 
+use super::is_system;
 use super::views::{CauseView, EvidenceView, LossDetail, LossItem, QueueRangeView, StateChange};
 use crate::fold::Books;
 use crate::fold::class::Class;
@@ -61,8 +62,9 @@ pub fn item(verdict: &Verdict) -> LossItem {
         hop: verdict.cause.hop.clone(),
         broker: verdict.broker.clone(),
         epoch: verdict.epoch,
-        topic: verdict.topics.first().cloned().unwrap_or_default(),
+        topic: first_topic(verdict).to_owned(),
         topics: verdict.topics.len() as u64,
+        topic_names: verdict.topics.clone(),
         group: verdict.group.clone(),
         messages: verdict.messages,
         undecided_messages: verdict.undecided,
@@ -82,6 +84,12 @@ pub fn evidence(place: &EvidencePlace) -> EvidenceView {
     }
 }
 
+/// The first topic clients know, else the first of all; empty when none is known.
+fn first_topic(verdict: &Verdict) -> &str {
+    let known = verdict.topics.iter().find(|topic| !is_system(topic));
+    known.or_else(|| verdict.topics.first()).map_or("", String::as_str)
+}
+
 fn summary(verdict: &Verdict) -> String {
     let count = match (verdict.messages, verdict.undecided) {
         (0, 0) => String::new(),
@@ -90,11 +98,11 @@ fn summary(verdict: &Verdict) -> String {
         (known, 0) => format!("{known} messages, "),
         (known, bound) => format!("{known} messages and up to {bound} more, "),
     };
-    let place = match (verdict.topics.first(), verdict.group.as_str()) {
-        (Some(topic), "") => format!(" in {topic}"),
-        (Some(topic), group) => format!(" in {topic} for group {group}"),
-        (None, "") => String::new(),
-        (None, group) => format!(" for group {group}"),
+    let place = match (first_topic(verdict), verdict.group.as_str()) {
+        ("", "") => String::new(),
+        (topic, "") => format!(" in {topic}"),
+        ("", group) => format!(" for group {group}"),
+        (topic, group) => format!(" in {topic} for group {group}"),
     };
     let setting = match verdict.cause.setting.as_str() {
         "" => String::new(),

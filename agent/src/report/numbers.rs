@@ -1,6 +1,6 @@
 //! Owns the numbers behind the metrics, taken at one moment. Labels are closed sets, topics, groups and sources; never ids.
 
-use super::exposure::{exposure, margin_ms};
+use super::exposure::{exposure, margin_ms, near_ms};
 use super::lists::open_losses;
 use super::views::ExposureReport;
 use crate::fold::Books;
@@ -47,6 +47,8 @@ pub struct Numbers {
     pub duplicates: ByLabel,
     /// Topic, group, seconds until retention takes the oldest unread message; least first.
     pub retention_margins: Vec<(String, String, f64)>,
+    /// A margin below this is near the end.
+    pub near_expiry_seconds: f64,
     /// `unflushed`, `unanswered_durability`.
     pub exposed: ByLabel,
     /// Messages (or 1) by finding.
@@ -69,7 +71,7 @@ pub const FINDINGS: [&str; 9] = [
 /// Takes the numbers.
 pub fn numbers(books: &Books, judge: &Judge, now_wall_ms: u64) -> Numbers {
     let totals = books.totals();
-    let exposed = exposure(books, now_wall_ms);
+    let exposed = exposure(books, judge, now_wall_ms);
     let confirmed = |class: Class| judge.counts().confirmed_messages.get(&class).copied().unwrap_or(0);
     let redelivered = |cause: Redelivery| totals.redelivered.get(cause as usize).copied().unwrap_or(0);
     Numbers {
@@ -106,6 +108,7 @@ pub fn numbers(books: &Books, judge: &Judge, now_wall_ms: u64) -> Numbers {
             ("rebalance", redelivered(Redelivery::Rebalance)),
         ],
         retention_margins: margins(books, now_wall_ms),
+        near_expiry_seconds: near_expiry_seconds(books, judge),
         exposed: vec![
             ("unflushed", exposed.unflushed_messages),
             ("unanswered_durability", exposed.not_durable_messages),
@@ -195,7 +198,7 @@ fn in_flight(books: &Books) -> ByLabel {
     for broker in books.brokers.values() {
         unflushed += broker.unflushed.counted();
         unanswered += broker.unflushed.unanswered(broker.answered_end);
-        for group in broker.groups.values() {
+        for (_, group) in broker.groups.iter().filter(|(name, group)| !books.is_retired(group, name)) {
             for (key, owed) in &group.queues {
                 let max = broker.queues.get(key).map_or(0, |queue| queue.max);
                 let waiting = owed.undelivered(max);
@@ -215,7 +218,8 @@ fn in_flight(books: &Books) -> ByLabel {
 fn oldest_age_seconds(books: &Books, now_wall_ms: u64) -> f64 {
     let mut oldest: Option<u64> = None;
     for broker in books.brokers.values() {
-        for (key, owed) in broker.groups.values().flat_map(|group| &group.queues) {
+        let owing = broker.groups.iter().filter(|(name, group)| !books.is_retired(group, name));
+        for (key, owed) in owing.flat_map(|(_, group)| &group.queues) {
             let Some(queue) = broker.queues.get(key) else { continue };
             let Some(at) = owed.oldest_open(queue.max).and_then(|offset| queue.stored_wall_ms(offset)) else {
                 continue;
@@ -239,7 +243,7 @@ fn dead_letters(books: &Books) -> Vec<(String, u64)> {
 fn margins(books: &Books, now_wall_ms: u64) -> Vec<(String, String, f64)> {
     let mut out = Vec::new();
     for broker in books.brokers.values() {
-        for (name, group) in &broker.groups {
+        for (name, group) in broker.groups.iter().filter(|(name, group)| !books.is_retired(group, name)) {
             let topics: BTreeSet<TopicIncarnation> = group.queues.keys().map(|key| key.topic).collect();
             for topic in topics {
                 if let Some(ms) = margin_ms(broker, group, topic, now_wall_ms) {
@@ -250,6 +254,13 @@ fn margins(books: &Books, now_wall_ms: u64) -> Vec<(String, String, f64)> {
     }
     out.sort_by(|a, b| a.2.total_cmp(&b.2).then_with(|| (&a.0, &a.1).cmp(&(&b.0, &b.1))));
     out
+}
+
+/// Of several sources the least: an alert speaks for all of them.
+fn near_expiry_seconds(books: &Books, judge: &Judge) -> f64 {
+    let configured = judge.deadlines().near_expiry_ms;
+    let near = books.brokers.values().filter_map(|broker| near_ms(broker, configured)).min();
+    near.unwrap_or(configured) as f64 / 1_000.0
 }
 
 fn findings(report: &ExposureReport) -> ByLabel {

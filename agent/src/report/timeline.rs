@@ -3,7 +3,7 @@
 
 use super::losses::evidence;
 use super::views::{CopyView, MessageInGroup, MessageTimeline, Stage};
-use super::{identity, times};
+use super::{identity, is_system, times};
 use crate::fold::Books;
 use crate::fold::broker::BrokerBooks;
 use crate::fold::group_queue::GroupQueue;
@@ -67,6 +67,7 @@ pub fn message(books: &Books, judge: &Judge, asked: &Asked) -> MessageTimeline {
             timeline.copies.push(copy_view(copies, *copy));
         }
     }
+    add_dead_letters(broker, at, &mut timeline.copies);
     timeline.first_break = first_break(&timeline, store_loss);
     timeline.explanation = explanation(&timeline, store_loss);
     timeline
@@ -74,11 +75,6 @@ pub fn message(books: &Books, judge: &Judge, asked: &Asked) -> MessageTimeline {
 
 fn is_copy(books: &Books, source: &Name, at: MessageIdentity) -> bool {
     is_system(books.brokers.get(source).map_or("", |broker| broker.topic_name(at.queue.topic)))
-}
-
-/// Topics that hold only what brokers copy or keep for themselves.
-fn is_system(topic: &str) -> bool {
-    ["%RETRY%", "%DLQ%", "SCHEDULE_TOPIC", "RMQ_SYS"].iter().any(|prefix| topic.starts_with(prefix))
 }
 
 /// Answers are decided in the order of storing, so only those that still wait need to be known one by one.
@@ -167,9 +163,10 @@ fn in_group(
         Some(State::DeadLettered) => "dead-lettered",
         Some(State::Lost) => "lost",
         Some(State::Undecided) => "undecided",
-        None if at.queue_offset < owed.floor => "settled",
+        None if at.queue_offset < owed.floor => ended_state(owed.ended.how(at.queue_offset)),
         None => "undelivered",
     };
+    let forgotten = state == "settled" && mark.is_none() && owed.ended.how(at.queue_offset).is_none();
     let mut stages = Vec::new();
     match mark.map(|mark| mark.state) {
         Some(State::Delivered) => stages.push(stage("delivered", "yes", None, "a member has it".to_owned())),
@@ -179,7 +176,12 @@ fn in_group(
         }
         _ => {}
     }
-    stages.extend(ended_stages(state));
+    if forgotten {
+        let text = "this debt has ended; whether by delivery or by a filter is no longer kept";
+        stages.push(stage("delivered", "unknown", None, text.to_owned()));
+    } else {
+        stages.extend(ended_stages(state));
+    }
     if let Some(verdict) = lost {
         let mut lost = stage("lost", "yes", Some(verdict.event_wall_ms), verdict.cause.event.clone());
         lost.evidence = verdict.evidence.iter().map(evidence).collect();
@@ -192,6 +194,18 @@ fn in_group(
         attempt: mark.filter(|mark| mark.attempt > 0).map(|mark| mark.attempt),
         lease_until_wall_ms: mark.map(|mark| mark.lease_until_ms).filter(|until| *until > 1),
         stages,
+    }
+}
+
+/// The name of how a debt ended; one whose end is no longer kept is settled, as every debt below the floor is.
+fn ended_state(how: Option<State>) -> &'static str {
+    match how {
+        Some(State::Filtered) => "filtered",
+        Some(State::Moved) => "moved",
+        Some(State::DeadLettered) => "dead-lettered",
+        Some(State::Lost) => "lost",
+        Some(State::Undecided) => "undecided",
+        _ => "settled",
     }
 }
 
@@ -229,6 +243,25 @@ fn copy_view(broker: &BrokerBooks, at: MessageIdentity) -> CopyView {
         relation: "copy".to_owned(),
         reason: reason.to_owned(),
         group: group.to_owned(),
+    }
+}
+
+/// What the dead-letter book knows of the message by lineage, beside what was found by id.
+fn add_dead_letters(broker: &BrokerBooks, at: MessageIdentity, copies: &mut Vec<CopyView>) {
+    for (name, group) in &broker.groups {
+        for letter in group.dead_letters.iter().filter(|l| l.parent == at || l.root == at || l.copy == at) {
+            let is_copy = letter.copy == at;
+            let other = identity(broker, if is_copy { letter.root } else { letter.copy });
+            if copies.iter().any(|known| known.identity == other) {
+                continue;
+            }
+            copies.push(CopyView {
+                identity: other,
+                relation: if is_copy { "parent" } else { "copy" }.to_owned(),
+                reason: "dead-letter".to_owned(),
+                group: name.to_string(),
+            });
+        }
     }
 }
 

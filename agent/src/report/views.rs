@@ -140,9 +140,12 @@ pub struct LossItem {
     pub hop: String,
     pub broker: String,
     pub epoch: u64,
-    /// First of the topics concerned.
+    /// First of the topics concerned; one that clients know, if there is any.
     pub topic: String,
     pub topics: u64,
+    /// Their names, at most 16.
+    #[serde(default)]
+    pub topic_names: Vec<String>,
     pub group: String,
     /// Messages known to be concerned.
     pub messages: u64,
@@ -247,6 +250,10 @@ pub struct GroupBookView {
     pub moved: u64,
     pub lost: u64,
     pub before_membership: u64,
+    /// Of the settled: ended so long ago that it is no longer known whether delivered, filtered, moved or dead-lettered (in
+    /// windows only).
+    #[serde(default)]
+    pub no_longer_known: u64,
     /// owed = settled + in flight + undecided + dead-lettered + moved + lost.
     pub balanced: bool,
 }
@@ -257,12 +264,23 @@ pub struct BalanceRow {
     pub broker: String,
     pub topic: String,
     pub group: String,
-    /// `since start of evidence`.
+    /// `since start of evidence`, or the window really covered, in words.
     pub window: String,
+    /// Its begin; absent without a window.
+    #[serde(rename = "window_from", with = "times::maybe", default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub window_from_wall_ms: Option<u64>,
+    /// Its end, exclusive.
+    #[serde(rename = "window_to", with = "times::maybe", default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub window_to_wall_ms: Option<u64>,
     pub producer: Option<ProducerBookView>,
     pub store: Option<StoreBookView>,
     pub consumer: Option<GroupBookView>,
     pub balanced: bool,
+    /// An operator retired the group: what is in flight is owed no more.
+    #[serde(default)]
+    pub retired: bool,
 }
 
 /// Missing evidence.
@@ -346,6 +364,9 @@ pub struct GroupRow {
     #[schema(value_type = Option<String>, format = DateTime)]
     pub oldest_dead_letter_wall_ms: Option<u64>,
     pub open_losses: u64,
+    /// An operator retired it, and nobody has joined since: it owes nothing.
+    #[serde(default)]
+    pub retired: bool,
 }
 
 /// Something that would lose messages, or promises what it cannot keep.

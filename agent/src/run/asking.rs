@@ -5,6 +5,7 @@ use crate::ingest::pump::CALL_MAX;
 use crate::ingest::{LOCATE_LIMIT, LocateBy, LocateQuery, Located, Source, SourceError};
 use crate::judge::Answer;
 use crate::judge::questions::Question;
+use lifecycle::identity::{MessageIdentity, Name};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -55,8 +56,12 @@ impl Asking {
 }
 
 async fn ask_all(sources: &[Arc<dyn Source>], question: Question) -> Answer {
-    let Question { number, id, topic } = question;
-    let mut answer = Answer { number, places: Vec::new(), complete: true };
+    let Question { number, id, topic, place } = question;
+    let mut answer = Answer { number, places: Vec::new(), tag: None, complete: true };
+    if let Some((name, identity)) = place {
+        ask_tag(sources, (&name, identity), &mut answer).await;
+        return answer;
+    }
     for source in sources {
         let query =
             LocateQuery { what: LocateBy::Id(id.to_string()), topic: topic.to_string(), limit: LOCATE_LIMIT };
@@ -74,4 +79,26 @@ async fn ask_all(sources: &[Arc<dyn Source>], question: Question) -> Answer {
         }
     }
     answer
+}
+
+/// What tag the message at a place has; a source that is gone or silent has not answered.
+async fn ask_tag(sources: &[Arc<dyn Source>], place: (&Name, MessageIdentity), answer: &mut Answer) {
+    let (name, identity) = place;
+    let source = sources.iter().find(|source| source.name() == *name);
+    let inspected = match source {
+        Some(source) => timeout(CALL_MAX, source.inspect(identity)).await,
+        None => {
+            answer.complete = false;
+            return;
+        }
+    };
+    match inspected {
+        Ok(Ok(found)) => {
+            answer.tag = found.filter(|found| found.damage.is_empty()).map(|found| found.place.tags)
+        }
+        late_or_failed => {
+            tracing::debug!(source = %name, ?late_or_failed, "question not answered");
+            answer.complete = false;
+        }
+    }
 }

@@ -132,6 +132,8 @@ fn deadlines(config: &AgentConfig) -> Deadlines {
         timer_slack_ms: config.judge.timer_slack_ms,
         send_unknown_ms: config.judge.send_unknown_ms,
         copy_remade_ms: config.judge.copy_remade_ms,
+        retry_unread_ms: config.judge.retry_unread_ms,
+        near_expiry_ms: config.judge.near_expiry_ms,
         ..Deadlines::default()
     }
 }

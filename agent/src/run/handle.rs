@@ -111,6 +111,11 @@ impl AgentHandle {
         self.add_evidence(vec![Fact::OperatorActed { incident, action, actor, note, wall_ms }]).await
     }
 
+    /// Takes an operator's word that a group owes nothing any more: on disk at return.
+    pub async fn retire(&self, group: Name, actor: Name) -> Result<Position, AgentError> {
+        self.add_evidence(vec![Fact::GroupDeleted { group, actor }]).await
+    }
+
     async fn add_evidence(&self, facts: Vec<Fact>) -> Result<Position, AgentError> {
         let (reply, receiver) = oneshot::channel();
         self.evidence.try_send(Evidence { facts, reply }).map_err(refused)?;

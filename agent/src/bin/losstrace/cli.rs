@@ -77,12 +77,18 @@ pub(crate) enum Question {
         #[command(flatten)]
         how: How,
     },
-    /// The three books per topic and group
+    /// The three books per topic and group, of all time or of what was stored in a window
     Balance {
         #[arg(long)]
         topic: Option<String>,
         #[arg(long)]
         group: Option<String>,
+        /// Stored at or after: RFC 3339, or seconds since 1970; widened to whole minutes or hours
+        #[arg(long)]
+        from: Option<String>,
+        /// Stored before
+        #[arg(long)]
+        to: Option<String>,
         #[command(flatten)]
         how: How,
     },
@@ -95,6 +101,15 @@ pub(crate) enum Question {
     },
     /// Topics
     Topics {
+        #[command(flatten)]
+        how: How,
+    },
+    /// Declares that a group without members owes nothing any more
+    Retire {
+        group: String,
+        /// Name of the person who decides
+        #[arg(long)]
+        operator: String,
         #[command(flatten)]
         how: How,
     },

@@ -9,7 +9,8 @@ use agent::http::desk::FoundMessage;
 use agent::http::paging::LIMIT_MAX;
 use agent::http::problem::Problem;
 use agent::report::views::{
-    BalanceRow, DlqRow, Envelope, ExposureReport, LossDetail, LossItem, MessageTimeline, Page, TopicRow,
+    BalanceRow, DlqRow, Envelope, ExposureReport, GroupRow, LossDetail, LossItem, MessageTimeline, Page,
+    TopicRow,
 };
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -30,11 +31,22 @@ pub(crate) fn run(settings: &Settings, question: &Question) -> Result<u8> {
     let open = match question {
         Question::Why { asked, topic, how } => why(&ask(how), asked, topic.as_deref())?,
         Question::Losses { which, how } => losses(&ask(how), which)?,
-        Question::Balance { topic, group, how } => {
+        Question::Balance { topic, group, from, to, how } => {
             let ask = ask(how);
             let scope = query(&[("topic", topic.as_deref()), ("group", group.as_deref())]);
-            ask.show_list(&format!("/api/v1/balance?{scope}"), tables::balance, |_: &BalanceRow| ())?;
+            let window = query(&[("from", from.as_deref()), ("to", to.as_deref())]);
+            let path = format!("/api/v1/balance?{scope}&{window}").replace("?&", "?");
+            let path = path.trim_end_matches('&');
+            ask.show_list(path, tables::balance, |_: &BalanceRow| ())?;
             ask.open_losses(&scope)?
+        }
+        Question::Retire { group, operator, how } => {
+            let ask = ask(how);
+            let path = format!("/api/v1/groups/{}/retire", encode(group));
+            let answer: Envelope<Vec<GroupRow>> =
+                ask.post(&path, &serde_json::json!({ "operator": operator }))?;
+            ask.show(&answer, |rows| tables::retired(rows))?;
+            false
         }
         Question::Dlq { group, how } => {
             let ask = ask(how);
@@ -134,7 +146,20 @@ impl Ask {
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         let url = format!("{}{path}", self.base);
-        let called = self.http.get(&url).call();
+        self.answer(&url, self.http.get(&url).call())
+    }
+
+    fn post<T: DeserializeOwned>(&self, path: &str, body: &serde_json::Value) -> Result<T> {
+        let url = format!("{}{path}", self.base);
+        let request = self.http.post(&url).header("content-type", "application/json");
+        self.answer(&url, request.send(body.to_string()))
+    }
+
+    fn answer<T: DeserializeOwned>(
+        &self,
+        url: &str,
+        called: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<T> {
         let mut response =
             called.with_context(|| format!("no answer from {} (is the agent running?)", self.base))?;
         let status = response.status();

@@ -1,7 +1,7 @@
 //! Owns how answers look in a terminal: one table per question, and first of all what the answer rests on.
 
 use agent::report::views::{
-    BalanceRow, DlqRow, Envelope, ExposureReport, LossItem, MessageTimeline, Stage, TopicRow,
+    BalanceRow, DlqRow, Envelope, ExposureReport, GroupRow, LossItem, MessageTimeline, Stage, TopicRow,
 };
 use comfy_table::{Table, presets};
 use time::OffsetDateTime;
@@ -109,7 +109,29 @@ pub(crate) fn balance(rows: &[BalanceRow]) -> String {
             lost.to_string(),
         ]);
     }
-    print(&table, "no books: nothing was sent yet")
+    let books = print(&table, "no books: nothing was sent yet");
+    let mut windows: Vec<&str> =
+        rows.iter().filter(|row| row.window_from_wall_ms.is_some()).map(|row| row.window.as_str()).collect();
+    windows.sort_unstable();
+    windows.dedup();
+    match windows.as_slice() {
+        [] => books,
+        covered => format!("stored: {}\n{books}", covered.join("; ")),
+    }
+}
+
+pub(crate) fn retired(rows: &[GroupRow]) -> String {
+    let mut table = table(&["BROKER", "GROUP", "RETIRED", "DEAD LETTERS", "OPEN LOSSES"]);
+    for row in rows {
+        table.add_row([
+            row.broker.clone(),
+            row.group.clone(),
+            yes(row.retired).to_owned(),
+            row.dead_letters.to_string(),
+            row.open_losses.to_string(),
+        ]);
+    }
+    print(&table, "no group")
 }
 
 pub(crate) fn dlq(rows: &[DlqRow]) -> String {

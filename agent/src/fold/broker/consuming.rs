@@ -1,6 +1,7 @@
 //! Owns what the broker's books do with facts about groups, deliveries, progress and retention.
 
-use super::{BrokerBooks, QUEUES_PER_ROW, Stale};
+use super::{BrokerBooks, QUEUES_PER_ROW, RETIRED_MAX, Stale};
+use crate::fold::EVIDENCE_SOURCE;
 use crate::fold::class::Class;
 use crate::fold::dead_letters::Outcome;
 use crate::fold::event::{Span, What};
@@ -27,7 +28,9 @@ impl BrokerBooks {
             Fact::OffsetMoved { group, queue, from, to, reason, actor } => {
                 self.offset_moved(group, *queue, (*from, *to), (*reason, actor));
             }
-            Fact::Filtered { group, queue, ranges, .. } => self.filtered(group, *queue, ranges),
+            Fact::Filtered { group, queue, ranges, expression } => {
+                self.filtered(group, *queue, ranges, expression);
+            }
             Fact::Nacked { group, queue, offset, .. } => {
                 let ranges = Ranges::of(*offset, offset.saturating_add(1));
                 self.given_back(group, *queue, &ranges, State::Nacked);
@@ -53,8 +56,11 @@ impl BrokerBooks {
                 books.consume_enabled = *consume_enabled;
                 books.dirty = true;
             }
-            Fact::GroupDeleted { group, .. } => self.group_deleted(group),
-            Fact::MemberJoined { group, member, model } => self.group_mut(group).joined(member, *model),
+            Fact::GroupDeleted { group, .. } => self.group_gone(group),
+            Fact::MemberJoined { group, member, model } => {
+                let wall_ms = self.now.wall_ms;
+                self.group_mut(group).joined(member, *model, wall_ms);
+            }
             Fact::MemberLeft { group, member, .. } => self.group_mut(group).left(member),
             Fact::Subscribed { group, member, topic, expression, version } => {
                 self.group_mut(group).subscribed(member, topic, expression, *version);
@@ -84,7 +90,7 @@ impl BrokerBooks {
         f: impl FnOnce(&mut GroupQueue, Bounds, &mut Vec<Change>),
     ) -> bool {
         let Some(queue) = self.queues.get(&key) else { return false };
-        let bounds = Self::bounds(queue);
+        let bounds = Self::bounds(queue, self.ended_runs_max);
         let Some(members) = self.groups.get_mut(group) else { return false };
         let Some(books) = members.queues.get_mut(&key) else { return false };
         members.active_wall_ms = self.now.wall_ms;
@@ -144,7 +150,8 @@ impl BrokerBooks {
                         if class == Class::SkippedByOffsetReset {
                             self.totals.skipped += to - from;
                         }
-                        self.emit(What::Lost { class, group, span, actor: actor.clone() });
+                        let ids = self.recent.of(&span);
+                        self.emit(What::Lost { class, group, span, actor: actor.clone(), ids });
                     }
                     Change::Regained(..) => self.emit(What::Regained { group, span }),
                     Change::Reopened(..) => self.emit(What::Reopened { group, span }),
@@ -169,8 +176,22 @@ impl BrokerBooks {
             return;
         }
         books.queues.insert(key, GroupQueue { dirty: true, ..GroupQueue::starting_at(offset, min) });
+        self.pairs_changed(1, 0);
         let row = key.queue_id / QUEUES_PER_ROW;
         self.stale.insert(Stale::GroupQueues(group.clone(), key.topic, row));
+    }
+
+    /// Deleted at its broker; or, in the agent's own evidence, retired by an operator.
+    fn group_gone(&mut self, group: &Name) {
+        if *self.name.0 != *EVIDENCE_SOURCE {
+            self.group_deleted(group);
+            return;
+        }
+        if self.retired.len() >= RETIRED_MAX && !self.retired.contains_key(group) {
+            let oldest = self.retired.iter().min_by_key(|(_, at)| **at).map(|(name, _)| name.clone());
+            self.retired.retain(|name, _| Some(name) != oldest.as_ref());
+        }
+        self.retired.insert(group.clone(), self.now.wall_ms);
     }
 
     fn group_deleted(&mut self, group: &Name) {
@@ -182,6 +203,7 @@ impl BrokerBooks {
             let row = key.queue_id / QUEUES_PER_ROW;
             self.stale.insert(Stale::GroupQueues(group.clone(), key.topic, row));
         }
+        self.pairs_changed(0, books.queues.len());
         self.stale.insert(Stale::GroupGone(group.clone()));
         self.stale.insert(Stale::Group(group.clone()));
     }
@@ -192,7 +214,9 @@ impl BrokerBooks {
         if ranges.end().is_some_and(|end| end > known.1) {
             self.unexpected(group, key, ranges, known.0);
         }
+        let wall_ms = self.now.wall_ms;
         let found = self.with_group_queue(group, key, |books, bounds, out| {
+            books.read_wall_ms = wall_ms;
             for (a, b) in ranges.iter() {
                 books.delivered(a, b.min(bounds.max), lease, out);
             }
@@ -221,27 +245,30 @@ impl BrokerBooks {
         }
     }
 
-    fn filtered(&mut self, group: &Name, key: QueueKey, ranges: &Ranges) {
+    fn filtered(&mut self, group: &Name, key: QueueKey, ranges: &Ranges, filter: &Name) {
         self.totals.filtered += ranges.len();
         self.each_range(group, key, ranges, |books, a, b, bounds, _| {
-            books.filtered(a, b.min(bounds.max));
+            books.filtered(a, b, bounds);
         });
         let Some(topic) = self.topics.get(&key.topic).map(|topic| topic.configured.name.clone()) else {
             return;
         };
-        let Some(books) = self.groups.get(group) else { return };
-        if !books.conflicts.contains(&topic) || !books.queues.contains_key(&key) {
+        let Some(books) = self.groups.get(group).filter(|books| books.conflicts.contains(&topic)) else {
+            return;
+        };
+        let Some(owed) = books.queues.get(&key) else { return };
+        let others: Vec<Name> = books.expressions(&topic).into_iter().filter(|e| e != filter).collect();
+        if others.is_empty() {
             return;
         }
-        let expressions: Vec<Name> = books.expressions(&topic).into_iter().collect();
-        for (from, to) in ranges.iter() {
-            let epoch = self.queues.get(&key).map_or(0, |queue| queue.epoch_of(from));
-            self.emit(What::ConflictFiltered {
-                group: group.clone(),
-                topic: topic.clone(),
-                span: Span { queue: key, from, to, epoch },
-                expressions: expressions.clone(),
-            });
+        let passed: Vec<(u64, u64)> = ranges.iter().flat_map(|(a, b)| owed.passed_over(a, b)).collect();
+        for (from, to) in passed {
+            for (from, to, epoch) in self.queues.get(&key).map(|q| q.by_epoch(from, to)).unwrap_or_default() {
+                let span = Span { queue: key, from, to, epoch };
+                let (group, topic, filter, others) =
+                    (group.clone(), topic.clone(), filter.clone(), others.clone());
+                self.emit(What::ConflictFiltered { group, topic, span, filter, others });
+            }
         }
     }
 
@@ -261,7 +288,7 @@ impl BrokerBooks {
             self.totals.unmatched += 1;
             return;
         };
-        let bounds = Self::bounds(queue);
+        let bounds = Self::bounds(queue, self.ended_runs_max);
         if to > queue.max && !queue.reuse_watch {
             queue.reuse_watch = true;
             self.queue_changed(key);
@@ -331,7 +358,7 @@ impl BrokerBooks {
             return;
         }
         self.totals.expired += gone;
-        let bounds = Self::bounds(queue);
+        let bounds = Self::bounds(queue, self.ended_runs_max);
         let owners = queue.owners.clone();
         self.queue_changed(key);
         let dead_letters = self.topic_name(key.topic).starts_with("%DLQ%");
@@ -362,7 +389,8 @@ impl BrokerBooks {
             let epoch = self.queues.get(&key).map_or(0, |queue| queue.epoch_of(offset));
             let span = Span { queue: key, from: offset, to: offset + 1, epoch };
             let class = Class::ExpiredBeforeConsumption;
-            self.emit(What::Lost { class, group, span, actor: "".into() });
+            let ids = self.recent.of(&span);
+            self.emit(What::Lost { class, group, span, actor: "".into(), ids });
         }
     }
 
@@ -392,7 +420,9 @@ impl BrokerBooks {
                 }
             }
             let epoch = self.queues.get(&key).map_or(0, |queue| queue.epoch_of(from));
-            self.emit(What::DlqExpired { group: group.clone(), span: Span { queue: key, from, to, epoch } });
+            let span = Span { queue: key, from, to, epoch };
+            let ids = self.recent.of(&span);
+            self.emit(What::DlqExpired { group: group.clone(), span, ids });
         }
     }
 

@@ -57,6 +57,9 @@ impl BrokerBooks {
             }
         }
         let named = self.take_unflushed(&lost);
+        if !lost.is_empty() {
+            self.recent.clear();
+        }
         // what recovery kept is on disk, the rest is lost
         let lost: u64 = spans.iter().map(|span| span.to - span.from).sum();
         let flushed = self.store.stored.saturating_sub(self.store.lost);
@@ -169,10 +172,11 @@ impl BrokerBooks {
         if end >= old_max {
             return;
         }
+        self.slots_touched.insert((key.topic, Some(key.queue_id)));
         let mut above = false;
         for owner in &owners {
-            self.with_group_queue(owner, key, |books, _, _| {
-                books.cut(end, old_max, remade);
+            self.with_group_queue(owner, key, |books, bounds, _| {
+                books.cut(end, old_max, remade, bounds);
                 above |= books.position > end;
             });
         }

@@ -5,7 +5,7 @@ use crate::fold::dead_letters::{DeadLetter, Outcome};
 use crate::fold::event::{EVENT_IDS_MAX, Span, What};
 use crate::fold::marks::State;
 use crate::fold::timers::Timer;
-use crate::fold::unflushed::UnflushedCopy;
+use crate::fold::unflushed::{Unflushed, UnflushedCopy};
 use lifecycle::fact::{AnswerClass, Stored, StoredKind, StoredRun};
 use lifecycle::identity::{CopyReason, Lineage, LogPosition, MessageIdentity, Name, QueueKey};
 use lifecycle::ids::IdColumn;
@@ -37,6 +37,9 @@ impl BrokerBooks {
         let old_max = queue.max;
         let (new, hidden) = queue.extend(from, to, epoch);
         queue.note_time(from, wall_ms);
+        if queue.slots.note(wall_ms, from) {
+            self.slots_touched.insert((run.queue.topic, Some(run.queue.queue_id)));
+        }
         self.store.stored += new + hidden;
         self.store.flushed += hidden;
         let watched = queue.reuse_watch && new > 0;
@@ -59,7 +62,7 @@ impl BrokerBooks {
             self.with_group_queue(owner, key, |books, bounds, out| {
                 if books.position > old_max {
                     books.pass_hidden(from, bounds, out);
-                    books.reused(from, to, out);
+                    books.reused(from, to, bounds, out);
                 }
                 still_above |= books.position > to;
             });
@@ -105,7 +108,8 @@ impl BrokerBooks {
                 }
                 StoredKind::Half => self.count_topic(at.queue.topic, |topic| topic.produced += 1),
                 StoredKind::Copy { group, lineage, due_wall_ms } => {
-                    self.copied(at, group, lineage, *due_wall_ms);
+                    let id = stored.ids.get(index).unwrap_or_default();
+                    self.copied((at, id), group, lineage, *due_wall_ms);
                 }
             }
         }
@@ -138,7 +142,8 @@ impl BrokerBooks {
         }
     }
 
-    fn copied(&mut self, at: MessageIdentity, group: &Name, lineage: &Lineage, due_wall_ms: u64) {
+    fn copied(&mut self, copy: (MessageIdentity, &[u8]), group: &Name, lineage: &Lineage, due_wall_ms: u64) {
+        let (at, id) = copy;
         let Lineage { parent, root, reason } = *lineage;
         self.unflushed.note_copy(UnflushedCopy { at, group: group.clone(), parent, reason });
         if !self.missing_copies.is_empty() && self.missing_copies.remove(&(group.clone(), parent, reason)) {
@@ -161,7 +166,8 @@ impl BrokerBooks {
                 books.dead_letters.arrived += 1;
                 let outcome = Outcome::Waiting;
                 books.dead_letters.put(DeadLetter { copy: at, parent, root, arrived_wall_ms, outcome });
-                self.emit(What::DeadLettered { group: group.clone(), copy: at, parent, root });
+                let id = String::from_utf8_lossy(id).as_ref().into();
+                self.emit(What::DeadLettered { group: group.clone(), copy: at, parent, root, id });
             }
             CopyReason::Due => self.timer_done(parent),
             CopyReason::Commit => {}
@@ -215,29 +221,32 @@ impl BrokerBooks {
 
     pub(super) fn flushed(&mut self, log_position: LogPosition) {
         while let Some(entry) = self.unflushed.pop_flushed(log_position) {
-            let count = entry.count();
             self.store.flushed += entry.counted;
-            self.totals.flushed += count;
-            if self.at_risk.is_empty() {
-                continue;
+            self.totals.flushed += entry.count();
+            if !self.at_risk.is_empty() {
+                self.risk_over(&entry);
             }
-            let (from, to) = (entry.first_ordinal, entry.first_ordinal + count);
-            let risky = self.at_risk.within(from, to);
-            if risky.is_empty() {
-                continue;
-            }
-            self.at_risk.remove(from, to);
-            let epoch = self.epoch;
-            let mut spans = Vec::new();
-            for (index, run) in entry.indexed_runs() {
-                let start = from + index;
-                for (a, b) in risky.within(start, start + run.count).iter() {
-                    let (from, to) = (run.queue_offset + a - start, run.queue_offset + b - start);
-                    spans.push(Span { queue: run.queue, from, to, epoch });
-                }
-            }
-            self.emit(What::RiskOver { spans });
+            self.recent.push(entry);
         }
+    }
+
+    fn risk_over(&mut self, entry: &Unflushed) {
+        let (from, to) = (entry.first_ordinal, entry.first_ordinal + entry.count());
+        let risky = self.at_risk.within(from, to);
+        if risky.is_empty() {
+            return;
+        }
+        self.at_risk.remove(from, to);
+        let epoch = self.epoch;
+        let mut spans = Vec::new();
+        for (index, run) in entry.indexed_runs() {
+            let start = from + index;
+            for (a, b) in risky.within(start, start + run.count).iter() {
+                let (from, to) = (run.queue_offset + a - start, run.queue_offset + b - start);
+                spans.push(Span { queue: run.queue, from, to, epoch });
+            }
+        }
+        self.emit(What::RiskOver { spans });
     }
 
     pub(super) fn answered(&mut self, from_ordinal: u64, count: u64, class: AnswerClass) {
@@ -265,7 +274,11 @@ impl BrokerBooks {
         self.totals.received += count;
         self.totals.refused += count;
         if let Some(known) = self.topic_named(topic) {
-            self.count_topic(known, |topic| topic.refused += count);
+            self.count_topic(known, |topic| {
+                topic.refused += count;
+                topic.slots.add_extra(count);
+            });
+            self.slots_touched.insert((known, None));
         }
         let ids = ids.iter().filter(|id| !id.is_empty()).take(EVENT_IDS_MAX);
         let mut ids: Vec<Name> = ids.map(|id| String::from_utf8_lossy(id).as_ref().into()).collect();

@@ -8,14 +8,14 @@ use lifecycle::ranges::Ranges;
 impl GroupQueue {
     /// Recovery cut the queue at `end`, from `old_max`: what was open there is lost with the store's copy, what a member
     /// holds is undecided, and the debts of copies that will be made again move on. Offsets from `end` on will be used again.
-    pub fn cut(&mut self, end: u64, old_max: u64, remade: &Ranges) {
+    pub fn cut(&mut self, end: u64, old_max: u64, remade: &Ranges, bounds: Bounds) {
         let from = end.max(self.start);
         if old_max > from {
             self.owed_extra += old_max - from;
             let turned = |remade: bool| {
                 move |_: u64, _: u64, old: Option<Mark>| match old {
                     Some(mark) if mark.state.is_terminal() => old,
-                    Some(mark) if mark.state == State::Reopened => Some(Mark::of(State::Settled)),
+                    Some(mark) if mark.state == State::Reopened => Some(mark.ended_again()),
                     _ if remade => Some(Mark::of(State::Moved)),
                     Some(mark) if mark.state == State::Delivered => Some(Mark::of(State::Undecided)),
                     _ => Some(Mark::of(State::Lost)),
@@ -31,9 +31,10 @@ impl GroupQueue {
         self.marks.truncate(end);
         self.start = self.start.min(end);
         self.floor = self.floor.min(end).max(self.start);
+        self.ended.cut(self.floor);
         self.forget_lost(end, u64::MAX);
         drop(self.failed_copies.split_off(&end));
-        self.settle_down();
+        self.settle_down(bounds);
     }
 
     /// Records that did not survive in the middle of the queue.
@@ -41,18 +42,18 @@ impl GroupQueue {
         let mut found = Vec::new();
         self.rewrite(from.max(self.floor), to.min(bounds.max), |a, b, old| match old {
             Some(mark) if mark.state == State::Delivered || mark.state.is_terminal() => old,
-            Some(mark) if mark.state == State::Reopened => Some(Mark::of(State::Settled)),
+            Some(mark) if mark.state == State::Reopened => Some(mark.ended_again()),
             _ => {
                 found.push(Change::Lost(Class::StoredNotFlushedLost, a, b));
                 Some(Mark::of(State::Lost))
             }
         });
         self.note(&mut found, out);
-        self.settle_down();
+        self.settle_down(bounds);
     }
 
     /// Offsets `from..to` were stored below the position the group reached in a lost epoch.
-    pub fn reused(&mut self, from: u64, to: u64, out: &mut Vec<Change>) {
+    pub fn reused(&mut self, from: u64, to: u64, bounds: Bounds, out: &mut Vec<Change>) {
         let to = to.min(self.position);
         let mut found = Vec::new();
         self.rewrite(from.max(self.floor), to, |a, b, old| match old {
@@ -63,7 +64,7 @@ impl GroupQueue {
             _ => old,
         });
         self.note(&mut found, out);
-        self.settle_down();
+        self.settle_down(bounds);
     }
 
     /// Offsets below `from` were stored without our hearing of it, and the position is above them already.
@@ -97,7 +98,9 @@ impl GroupQueue {
                 old.or(Some(Mark::of(State::Delivered)))
             });
         }
-        self.settle_down();
+        self.settle_down(bounds);
         self.floor = self.floor.max(to);
+        // how they ended was before the snapshot
+        self.ended.known_from = self.ended.known_from.max(self.floor);
     }
 }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 /// Runs of one chunk: moving half of them costs about as much as finding the chunk.
 const CHUNK_RUNS: usize = 64;
 
-/// A mark in 8 bytes: from the lowest bit on 4 bits state, 4 bits free, 1 bit "was lost", 13 bits attempt, 42 bits end of the
+/// A mark in 8 bytes: from the lowest bit on 4 bits state, 4 bits the state before (0: none), 1 bit "was lost", 13 bits attempt, 42 bits end of the
 /// lease. What does not fit (the 8,192nd attempt, a lease beyond the year 2109) becomes the largest value that does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct PackedMark(u64);
@@ -19,7 +19,10 @@ impl From<Mark> for PackedMark {
     fn from(mark: Mark) -> Self {
         let attempt = u64::from(mark.attempt).min(ATTEMPT_MAX);
         let lease = mark.lease_until_ms.min(LEASE_MAX);
-        PackedMark(mark.state as u64 | u64::from(mark.was_lost) << 8 | attempt << 9 | lease << 22)
+        let before = mark.before.map_or(0, |state| state as u64);
+        PackedMark(
+            mark.state as u64 | before << 4 | u64::from(mark.was_lost) << 8 | attempt << 9 | lease << 22,
+        )
     }
 }
 
@@ -27,6 +30,7 @@ impl From<PackedMark> for Mark {
     fn from(PackedMark(bits): PackedMark) -> Self {
         Mark {
             state: State::from_u8((bits & 0xF) as u8).expect("only states are packed"),
+            before: State::from_u8((bits >> 4 & 0xF) as u8),
             was_lost: bits >> 8 & 1 == 1,
             attempt: (bits >> 9 & ATTEMPT_MAX) as u32,
             lease_until_ms: bits >> 22,
@@ -170,9 +174,10 @@ mod tests {
     proptest! {
         #[test]
         fn packing_keeps_what_fits(
-            (state, was_lost, attempt, lease) in (1u8..12, any::<bool>(), any::<u32>(), any::<u64>()),
+            (state, before, was_lost, attempt, lease) in (1u8..12, 0u8..12, any::<bool>(), any::<u32>(), any::<u64>()),
         ) {
-            let mark = Mark { state: State::from_u8(state).unwrap(), was_lost, attempt, lease_until_ms: lease };
+            let (state, before) = (State::from_u8(state).unwrap(), State::from_u8(before));
+            let mark = Mark { state, was_lost, attempt, lease_until_ms: lease, before };
             let attempt = attempt.min(8_191);
             let lease_until_ms = lease.min((1 << 42) - 1);
             prop_assert_eq!(Mark::from(PackedMark::from(mark)), Mark { attempt, lease_until_ms, ..mark });

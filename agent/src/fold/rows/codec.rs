@@ -9,6 +9,7 @@ use crate::fold::group::{GroupBooks, Member};
 use crate::fold::group_queue::{Counts, GroupQueue};
 use crate::fold::marks::{Mark, State};
 use crate::fold::queue::{Queue, Truncation};
+use crate::fold::slots::{Slot, Slots};
 use crate::fold::timers::Timer;
 use crate::fold::unflushed::{Unflushed, UnflushedCopy};
 use lifecycle::fact::{ConsumeModel, EpochStarted, StoredRun, TopicConfigured};
@@ -240,9 +241,27 @@ impl Row for Queue {
             truncations: Row::get(row)?,
             bad: Row::get(row)?,
             times: Row::get(row)?,
+            slots: Slots::default(),
             owners: Vec::new(),
             dirty: false,
         })
+    }
+}
+
+impl Row for Slots {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.known_from_ms.put(out);
+        let slots = self.iter().map(|slot| (slot.minute, (slot.first, slot.extra)));
+        slots.collect::<Vec<_>>().put(out);
+    }
+    fn get(row: &mut Reader<'_>) -> Result<Self, RowError> {
+        let mut slots = Slots::known_from(Row::get(row)?);
+        for (minute, (first, extra)) in Vec::<(u32, (u64, u64))>::get(row)? {
+            if !slots.restore(Slot { minute, first, extra }) {
+                return Err(RowError::Malformed("slots"));
+            }
+        }
+        Ok(slots)
     }
 }
 
@@ -261,7 +280,12 @@ impl Row for MarkedRun {
     fn put(&self, out: &mut Vec<u8>) {
         self.from.put(out);
         (self.to - self.from).put(out);
-        out.push(self.mark.state as u8 | if self.mark.was_lost { 0x80 } else { 0 });
+        let before = match self.mark.before {
+            Some(State::Filtered) => 0x10,
+            Some(_) => 0x20,
+            None => 0,
+        };
+        out.push(self.mark.state as u8 | before | if self.mark.was_lost { 0x80 } else { 0 });
         (self.mark.attempt, self.mark.lease_until_ms).put(out);
     }
     fn get(row: &mut Reader<'_>) -> Result<Self, RowError> {
@@ -270,14 +294,36 @@ impl Row for MarkedRun {
         let state = row.u8()?;
         let (attempt, lease_until_ms) = Row::get(row)?;
         let was_lost = state & 0x80 != 0;
-        let state = State::from_u8(state & 0x7F).ok_or(RowError::Malformed("state"))?;
+        let before = match state & 0x70 {
+            0 => None,
+            0x10 => Some(State::Filtered),
+            0x20 => Some(State::Undecided),
+            _ => return Err(RowError::Malformed("state before")),
+        };
+        let state = State::from_u8(state & 0x0F).ok_or(RowError::Malformed("state"))?;
         let to = from.checked_add(len).ok_or(RowError::Malformed("range"))?;
-        Ok(MarkedRun { from, to, mark: Mark { state, was_lost, attempt, lease_until_ms } })
+        Ok(MarkedRun { from, to, mark: Mark { state, was_lost, attempt, lease_until_ms, before } })
+    }
+}
+
+/// A run of ended debts as it lies in a row: from, to, how.
+pub struct EndedRun(pub u64, pub u64, pub State);
+
+impl Row for EndedRun {
+    fn put(&self, out: &mut Vec<u8>) {
+        (self.0, self.1 - self.0).put(out);
+        out.push(self.2 as u8);
+    }
+    fn get(row: &mut Reader<'_>) -> Result<Self, RowError> {
+        let (from, len): (u64, u64) = Row::get(row)?;
+        let state = State::from_u8(row.u8()?).ok_or(RowError::Malformed("state"))?;
+        let to = from.checked_add(len).ok_or(RowError::Malformed("range"))?;
+        Ok(EndedRun(from, to, state))
     }
 }
 
 impl Row for GroupQueue {
-    /// Everything but the marks.
+    /// Everything but the marks and how debts ended.
     fn put(&self, out: &mut Vec<u8>) {
         let counts = self.counts;
         for value in [self.start, self.position, self.floor, self.owed_extra, self.before_membership] {
@@ -287,6 +333,7 @@ impl Row for GroupQueue {
             value.put(out);
         }
         (counts.lost, counts.undecided).put(out);
+        (self.ended.known_from, self.read_wall_ms).put(out);
         put_varint(out, self.lost.len() as u64);
         for (from, (to, class)) in &self.lost {
             (*from, *to).put(out);
@@ -315,6 +362,7 @@ impl Row for GroupQueue {
             },
             ..Default::default()
         };
+        (books.ended.known_from, books.read_wall_ms) = Row::get(row)?;
         for _ in 0..row.length(LIST_MAX)? {
             let (from, to) = Row::get(row)?;
             let class = Class::from_u8(row.u8()?).ok_or(RowError::Malformed("class"))?;
@@ -335,6 +383,7 @@ impl Row for GroupBooks {
         (self.retry_max, self.consume_enabled).put(out);
         out.push(self.model.map_or(0, |model| model as u8));
         (self.active_wall_ms, (self.dead_letters.arrived, self.dead_letters.forgotten)).put(out);
+        (self.members_since_wall_ms, self.joined_wall_ms).put(out);
         put_varint(out, self.members.len() as u64);
         for (name, member) in &self.members {
             name.put(out);
@@ -353,6 +402,7 @@ impl Row for GroupBooks {
             value => Some(ConsumeModel::from_u8(value).ok_or(RowError::Malformed("model"))?),
         };
         (books.active_wall_ms, (books.dead_letters.arrived, books.dead_letters.forgotten)) = Row::get(row)?;
+        (books.members_since_wall_ms, books.joined_wall_ms) = Row::get(row)?;
         for _ in 0..row.length(LIST_MAX)? {
             let name: Name = Row::get(row)?;
             let model = ConsumeModel::from_u8(row.u8()?).ok_or(RowError::Malformed("model"))?;

@@ -1,13 +1,15 @@
 //! Owns which object of a source's books goes into which row, and back. The two directions stand side by side.
 
-use super::codec::{MarkedRun, Row};
+use super::codec::{EndedRun, MarkedRun, Row};
 use super::{Key, KeyReader, Kind, RowChange, RowError, Saved, encode, list, stale_set};
 use crate::fold::broker::{BrokerBooks, MISSING_COPIES_MAX, QUEUES_PER_ROW, Stale, Topic};
 use crate::fold::dead_letters::{DEAD_LETTER_WINDOW, DeadLetter};
 use crate::fold::group::GroupBooks;
 use crate::fold::group_queue::GroupQueue;
+use crate::fold::group_queue::ended::Ended;
 use crate::fold::marks::{Marks, WINDOW};
 use crate::fold::queue::Queue;
+use crate::fold::slots::Slots;
 use crate::fold::timers::{TIMER_WINDOW, Timer};
 use crate::fold::unflushed::Unflushed;
 use lifecycle::fact::{EpochStarted, TopicConfigured};
@@ -35,9 +37,10 @@ impl BrokerBooks {
             match stale {
                 Stale::GroupGone(group) => forget_group(name, &group, saved, out),
                 Stale::QueueGone(group, queue) => {
-                    let prefix =
-                        Key::new(Kind::Marks, name).text(&group).u64(queue.topic.0).u32(queue.queue_id).0;
-                    forget(&prefix, saved, out);
+                    for kind in [Kind::Marks, Kind::Ended] {
+                        let prefix = Key::new(kind, name).text(&group).u64(queue.topic.0).u32(queue.queue_id);
+                        forget(&prefix.0, saved, out);
+                    }
                 }
                 Stale::Topic(topic) => self.save_topic(name, topic, saved, out),
                 Stale::Queues(topic, row) => self.save_queues(name, (topic, row), saved, out),
@@ -48,6 +51,21 @@ impl BrokerBooks {
             }
         }
         self.save_unflushed(name, saved, out);
+        for (topic, queue_id) in std::mem::take(&mut self.slots_touched) {
+            let of_queue = queue_id.and_then(|queue_id| self.queues.get(&QueueKey { topic, queue_id }));
+            let slots = match queue_id {
+                Some(_) => of_queue.map(|queue| &queue.slots),
+                None => self.topics.get(&topic).map(|topic| &topic.slots),
+            };
+            let slots = slots.filter(|slots| **slots != Slots::default());
+            let bytes = slots.map(|slots| encode(|bytes| slots.put(bytes)));
+            let key = Key::new(Kind::Slots, name).u64(topic.0);
+            let key = match queue_id {
+                Some(queue_id) => key.u32(queue_id),
+                None => key,
+            };
+            saved.save(key.0, bytes.as_deref(), out);
+        }
         for (queue, window) in std::mem::take(&mut self.timers.touched) {
             let key = Key::new(Kind::Timers, name).u64(queue.topic.0).u32(queue.queue_id).u64(window).0;
             let from = window * TIMER_WINDOW;
@@ -74,6 +92,11 @@ impl BrokerBooks {
                 stale.insert(Stale::GroupQueues(name.clone(), key.topic, key.queue_id / QUEUES_PER_ROW));
             }
         }
+        let of_queues = self.queues.iter().filter(|(_, queue)| queue.slots != Slots::default());
+        let mut slots: BTreeSet<_> = of_queues.map(|(key, _)| (key.topic, Some(key.queue_id))).collect();
+        let of_topics = self.topics.iter().filter(|(_, topic)| topic.slots != Slots::default());
+        slots.extend(of_topics.map(|(key, _)| (*key, None)));
+        self.slots_touched = slots;
         self.timers.touched =
             self.timers.iter().map(|(queue, offset, _)| (queue, offset / TIMER_WINDOW)).collect();
         self.stale = stale;
@@ -93,6 +116,7 @@ impl BrokerBooks {
         self.runs.iter().map(|(key, run)| (*key, *run)).collect::<Vec<_>>().put(out);
         let windows = self.unnamed_windows.iter().map(|(count, epoch, run)| (*count, (*epoch, *run)));
         windows.collect::<Vec<_>>().put(out);
+        self.retired.iter().map(|(group, at)| (group.clone(), *at)).collect::<Vec<_>>().put(out);
         put_varint(out, self.missing_copies.len() as u64);
         for (group, parent, reason) in &self.missing_copies {
             (group.clone(), *parent).put(out);
@@ -114,6 +138,7 @@ impl BrokerBooks {
         self.runs = Vec::<(Incarnation, _)>::get(row)?.into_iter().collect();
         let windows = Vec::<(u64, (u64, Incarnation))>::get(row)?;
         self.unnamed_windows = windows.into_iter().map(|(count, (epoch, run))| (count, epoch, run)).collect();
+        self.retired = Vec::<(Name, u64)>::get(row)?.into_iter().collect();
         for _ in 0..row.length(MISSING_COPIES_MAX)? {
             let (group, parent) = Row::get(row)?;
             let reason = CopyReason::from_u8(row.u8()?).ok_or(RowError::Malformed("copy reason"))?;
@@ -197,6 +222,8 @@ impl BrokerBooks {
                     let prefix = Key::new(Kind::Marks, name).text(group).u64(topic.0).u32(key.queue_id).0;
                     let all = std::mem::take(&mut books.fresh);
                     save_marks(&mut books.marks, (inline, all), prefix, (saved, out));
+                    let prefix = Key::new(Kind::Ended, name).text(group).u64(topic.0).u32(key.queue_id).0;
+                    save_ended(&mut books.ended, all, prefix, (saved, out));
                 }
             }
         }
@@ -234,7 +261,8 @@ impl BrokerBooks {
             k if k == Kind::Topic as u8 => {
                 let configured: TopicConfigured = Row::get(row)?;
                 let (stored, (produced, refused)) = Row::get(row)?;
-                let topic = Topic { configured, stored, produced, refused, dirty: false };
+                let slots = Slots::default();
+                let topic = Topic { configured, stored, produced, refused, slots, dirty: false };
                 self.topics.insert(topic.configured.topic, topic);
                 Ok(())
             }
@@ -248,6 +276,17 @@ impl BrokerBooks {
             }
             k if k == Kind::Group as u8 => {
                 self.groups.insert(key.text()?, GroupBooks::get(row)?);
+                Ok(())
+            }
+            k if k == Kind::Slots as u8 => {
+                let topic = TopicIncarnation(key.u64()?);
+                let slots = Slots::get(row)?;
+                if key.0.is_empty() {
+                    self.topics.get_mut(&topic).ok_or(RowError::Missing)?.slots = slots;
+                } else {
+                    let queue = QueueKey { topic, queue_id: key.u32()? };
+                    self.queues.get_mut(&queue).ok_or(RowError::Missing)?.slots = slots;
+                }
                 Ok(())
             }
             k if k == Kind::Unflushed as u8 => {
@@ -290,6 +329,14 @@ impl BrokerBooks {
                 let queue = books.queues.get_mut(&queue).ok_or(RowError::Missing)?;
                 restore_marks(&mut queue.marks, Row::get(row)?)
             }
+            k if k == Kind::Ended as u8 => {
+                let queue = QueueKey { topic, queue_id: key.u32()? };
+                let queue = books.queues.get_mut(&queue).ok_or(RowError::Missing)?;
+                let found = Vec::<EndedRun>::get(row)?;
+                let fits =
+                    found.into_iter().all(|EndedRun(from, to, how)| queue.ended.restore(from, to, how));
+                if fits { Ok(()) } else { Err(RowError::Malformed("ended runs")) }
+            }
             k if k == Kind::DeadLetters as u8 => {
                 let (arrived, forgotten) = (books.dead_letters.arrived, books.dead_letters.forgotten);
                 for letter in Vec::<DeadLetter>::get(row)? {
@@ -308,6 +355,8 @@ impl BrokerBooks {
         self.timers.touched.clear();
         let names = self.topics.iter().map(|(key, topic)| (topic.configured.name.clone(), *key));
         self.names = names.collect();
+        let pairs = self.groups.values().map(|group| group.queues.len()).sum();
+        self.pairs_changed(pairs, 0);
         for (name, group) in &mut self.groups {
             group.dead_letters.touched.clear();
             for key in group.queues.keys() {
@@ -320,7 +369,7 @@ impl BrokerBooks {
 }
 
 fn forget_group(name: &Name, group: &Name, saved: &mut Saved, out: &mut Vec<RowChange>) {
-    for kind in [Kind::Group, Kind::GroupQueues, Kind::Marks, Kind::DeadLetters] {
+    for kind in [Kind::Group, Kind::GroupQueues, Kind::Marks, Kind::Ended, Kind::DeadLetters] {
         forget(&Key::new(kind, name).text(group).0, saved, out);
     }
 }
@@ -335,19 +384,13 @@ fn forget(prefix: &[u8], saved: &mut Saved, out: &mut Vec<RowChange>) {
 fn save_marks(marks: &mut Marks, how: (bool, bool), prefix: Vec<u8>, to: (&mut Saved, &mut Vec<RowChange>)) {
     let (inline, all) = how;
     let (saved, out) = to;
-    let mut windows = marks.take_touched();
+    let touched = marks.take_touched();
     if inline {
         forget(&prefix, saved, out);
         return;
     }
-    if all {
-        let existing = saved.with_prefix(&prefix);
-        let old = existing.iter().filter_map(|key| key.last_chunk::<8>());
-        windows = old.map(|bytes| u64::from_be_bytes(*bytes)).collect();
-        windows.extend(marks.iter().map(|(from, _, _)| from / WINDOW));
-    } else if !saved.has_prefix(&prefix) {
-        windows = marks.iter().map(|(from, _, _)| from / WINDOW).collect();
-    }
+    let windows =
+        stale_windows((touched, all), &prefix, saved, || marks.iter().map(|(a, ..)| a / WINDOW).collect());
     for window in windows {
         let mut key = prefix.clone();
         key.extend_from_slice(&window.to_be_bytes());
@@ -358,6 +401,39 @@ fn save_marks(marks: &mut Marks, how: (bool, bool), prefix: Vec<u8>, to: (&mut S
             run.put(&mut bytes);
         }
         saved.save(key, (!found.is_empty()).then_some(&bytes), out);
+    }
+}
+
+fn save_ended(ended: &mut Ended, all: bool, prefix: Vec<u8>, to: (&mut Saved, &mut Vec<RowChange>)) {
+    let (saved, out) = to;
+    let touched = ended.take_touched();
+    for window in stale_windows((touched, all), &prefix, saved, || ended.windows()) {
+        let mut key = prefix.clone();
+        key.extend_from_slice(&window.to_be_bytes());
+        let found: Vec<_> = ended.in_window(window).map(|(from, to, how)| EndedRun(from, to, how)).collect();
+        let bytes = (!found.is_empty()).then(|| encode(|bytes| found.put(bytes)));
+        saved.save(key, bytes.as_deref(), out);
+    }
+}
+
+/// Which windows must be written: those that were touched, or every one that is or was there.
+fn stale_windows(
+    touched: (BTreeSet<u64>, bool),
+    prefix: &[u8],
+    saved: &Saved,
+    every: impl FnOnce() -> BTreeSet<u64>,
+) -> BTreeSet<u64> {
+    let (touched, all) = touched;
+    if all {
+        let existing = saved.with_prefix(prefix);
+        let old = existing.iter().filter_map(|key| key.last_chunk::<8>());
+        let mut windows: BTreeSet<u64> = old.map(|bytes| u64::from_be_bytes(*bytes)).collect();
+        windows.extend(every());
+        windows
+    } else if !saved.has_prefix(prefix) {
+        every()
+    } else {
+        touched
     }
 }
 

@@ -70,20 +70,29 @@ fn nothing_is_asked_before_every_source_has_passed_the_barrier() {
 }
 
 #[test]
-fn an_unknown_outcome_becomes_stored_or_never_stored() {
+fn an_unknown_outcome_is_an_incident_until_it_is_known() {
+    let of = |w: &World, class: Class| -> Verdict {
+        w.verdicts().into_iter().find(|verdict| verdict.class == class).unwrap().clone()
+    };
     let mut w = World::new();
     w.send(1);
     w.report("id-0", SendOutcome::Unknown, None);
-    assert_eq!(w.answer(|_| Vec::new()), 0, "it may still be on its way");
-    w.wait(11_000);
-    assert_eq!(w.answer(|_| vec![at(ORDERS, 0, 1)]), 1);
-    w.only(Class::StoredThoughUnacked, Confirmed);
-
-    let mut w = World::new();
     w.report("gone", SendOutcome::Unknown, None);
+    assert_eq!(w.answer(|_| Vec::new()), 0, "they may still be on their way");
+    let unknown = w.only(Class::SendUnknown, Confirmed);
+    assert_eq!((unknown.ids.clone(), unknown.messages), (vec!["gone".to_owned(), "id-0".to_owned()], 2));
+    assert!(!unknown.class.is_loss());
     w.wait(11_000);
-    w.answer(|_| Vec::new());
-    w.only(Class::NeverStored, Confirmed);
+    assert_eq!(w.answer(|id| if id == "id-0" { vec![at(ORDERS, 0, 1)] } else { Vec::new() }), 2);
+    assert_eq!(of(&w, Class::StoredThoughUnacked).ids, vec!["id-0"]);
+    assert_eq!(
+        (of(&w, Class::NeverStored).ids, of(&w, Class::NeverStored).state),
+        (vec!["gone".to_owned()], Confirmed)
+    );
+    let unknown = of(&w, Class::SendUnknown);
+    assert_eq!((unknown.state, unknown.open_messages()), (VerdictState::Recovered, 0));
+    assert_eq!(unknown.resolved_ids, vec!["gone", "id-0"]);
+    assert_eq!(w.verdicts().len(), 3);
 }
 
 #[test]
@@ -91,7 +100,7 @@ fn an_incomplete_answer_decides_nothing_and_is_asked_again() {
     let mut w = World::new();
     w.report("ghost", SendOutcome::Ok, None);
     let question = w.judge.take_questions(10).remove(0);
-    w.step(vec![Answer { number: question.number, places: Vec::new(), complete: false }]);
+    w.step(vec![Answer { number: question.number, places: Vec::new(), tag: None, complete: false }]);
     w.silent();
     w.wait(3_000);
     assert_eq!(w.answer(|_| Vec::new()), 1);

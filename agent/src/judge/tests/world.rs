@@ -255,11 +255,33 @@ impl World {
             .map(|question| Answer {
                 number: question.number,
                 places: found(&question.id).into_iter().map(|at| ("b".into(), at)).collect(),
+                tag: None,
                 complete: true,
             })
             .collect();
         self.step(answers);
         questions.len()
+    }
+
+    /// Answers every question about a tag: `tag` says which one a message has.
+    pub(crate) fn answer_tags(&mut self, tag: impl Fn(MessageIdentity) -> Option<String>) -> usize {
+        let questions = self.judge.take_questions(100);
+        let asked =
+            questions.iter().filter_map(|question| Some((question.number, question.place.clone()?.1)));
+        let answers: Vec<Answer> = asked
+            .map(|(number, at)| Answer { number, places: Vec::new(), tag: tag(at), complete: true })
+            .collect();
+        let count = answers.len();
+        self.step(answers);
+        count
+    }
+
+    /// An operator retires a group.
+    pub(crate) fn retire(&mut self, group: &str) {
+        self.reports += 1;
+        let position = Position { incarnation: Incarnation([99; 16]), sequence: self.reports };
+        self.now.wall_ms += 1;
+        self.evidence(position, Fact::GroupDeleted { group: group.into(), actor: "ann".into() });
     }
 
     pub(crate) fn verdicts(&self) -> Vec<&Verdict> {
