@@ -17,6 +17,7 @@ mod section;
 
 use crate::clock::Now;
 use crate::fact::Fact;
+use crate::hash::OwnKeyMap;
 use crate::identity::{Name, QueueKey};
 use crate::ids::{IdDecoder, IdEncoder};
 use crate::varint::{Reader, put_varint, unzigzag, zigzag};
@@ -71,7 +72,7 @@ pub struct Frame {
 #[derive(Default)]
 struct EncoderState {
     names: HashMap<Name, u64>,
-    queues: HashMap<QueueKey, (u64, u64)>,
+    queues: OwnKeyMap<QueueKey, (u64, u64)>,
     ids: IdEncoder,
     now: Now,
     next_ordinal: u64,

@@ -4,12 +4,16 @@
 
 use crate::frame::DecodeError;
 use crate::varint::{Reader, put_varint, unzigzag, zigzag};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 
 /// Longest id kept, in bytes; edges refuse longer ones.
 pub const ID_LEN_MAX: usize = 255;
 /// Streams remembered between two reset points; beyond it the encoder asks for a reset.
 pub const STREAMS_MAX: usize = 16_384;
+
+/// Prefixes seen once that are remembered.
+const SEEN_ONCE: usize = 16_384;
 
 /// Texts of client ids, in order.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -87,7 +91,7 @@ const PACKED_MAX: usize = 32;
 const CASE_PREFIX_LOWER: u8 = 1;
 const CASE_TAIL_LOWER: u8 = 2;
 
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq)]
 struct Prefix {
     case: u8,
     bytes: [u8; PACKED_MAX - TAIL],
@@ -99,11 +103,33 @@ struct Packed {
     tail: u64,
 }
 
+impl Hash for Prefix {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // two writes instead of the five of a derived one
+        state.write(&self.bytes);
+        state.write_u16(u16::from_be_bytes([self.case, self.len]));
+    }
+}
+
+impl Prefix {
+    /// Tells prefixes apart where a mistake does no harm; anybody can make two of one fingerprint. Never 0.
+    fn fingerprint(&self) -> u64 {
+        let (words, _) = self.bytes.as_chunks::<8>();
+        let mixed = words.iter().fold(u64::from(self.case) << 8 | u64::from(self.len), |mixed, word| {
+            let product = u128::from(mixed ^ u64::from_le_bytes(*word)) * 0x9E37_79B9_7F4A_7C15;
+            (product >> 64) as u64 ^ product as u64
+        });
+        mixed | 1
+    }
+}
+
 /// The encoder's memory between reset points.
 #[derive(Default)]
 pub(crate) struct IdEncoder {
     streams: HashMap<Prefix, (u64, u64)>,
-    seen_once: HashSet<Prefix>,
+    /// Fingerprints of prefixes seen once, each in the place its lowest bits name; the newest stays. A wrong answer costs a few
+    /// bytes: a stream opened early, or late.
+    seen_once: Vec<u64>,
 }
 
 impl IdEncoder {
@@ -125,7 +151,7 @@ impl IdEncoder {
             return;
         }
         // a prefix seen only once is probably random: opening a stream for it would only fill the dictionary
-        let opens = self.seen_once.remove(&packed.prefix) && !self.is_full();
+        let opens = self.was_seen(packed.prefix.fingerprint()) && !self.is_full();
         put_varint(out, if opens { TAG_OPENING } else { TAG_PACKED });
         let prefix_len = usize::from(packed.prefix.len);
         out.push(packed.prefix.case);
@@ -135,12 +161,14 @@ impl IdEncoder {
         if opens {
             let number = self.streams.len() as u64;
             self.streams.insert(packed.prefix, (number, packed.tail));
-        } else {
-            if self.seen_once.len() >= STREAMS_MAX {
-                self.seen_once.clear();
-            }
-            self.seen_once.insert(packed.prefix);
         }
+    }
+
+    /// Whether this prefix was seen before; from now on it was.
+    fn was_seen(&mut self, fingerprint: u64) -> bool {
+        self.seen_once.resize(SEEN_ONCE, 0);
+        let place = (fingerprint >> 1) as usize % SEEN_ONCE;
+        self.seen_once.get_mut(place).is_some_and(|seen| std::mem::replace(seen, fingerprint) == fingerprint)
     }
 }
 

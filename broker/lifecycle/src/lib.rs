@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod fact;
 pub mod frame;
+pub mod hash;
 pub mod identity;
 pub mod ids;
 pub mod position;

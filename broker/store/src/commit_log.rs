@@ -30,6 +30,10 @@ pub const HEADER_LEN: usize = 32;
 pub const RECORD_LEN_MAX: usize = 5 * 1024 * 1024;
 
 const MAGIC: u32 = u32::from_be_bytes(*b"LTR1");
+/// Where in a header its CRC is.
+const CRC_AT: usize = HEADER_LEN - 4;
+/// Position, incarnation, and the header up to its CRC.
+const SALTED_LEN: usize = 8 + 16 + CRC_AT;
 const FILLER: u32 = u32::from_be_bytes(*b"LTF1");
 /// How much a scan reads at once.
 const SCAN_CHUNK: usize = 8 * 1024 * 1024;
@@ -370,28 +374,19 @@ impl Header {
 
     fn encode(&self, position: u64, epoch: Epoch, body: &[u8]) -> [u8; HEADER_LEN] {
         let mut out = [0u8; HEADER_LEN];
-        let mut parts: [&[u8]; 6] = [&[]; 6];
-        let (magic, record_len) = (MAGIC.to_be_bytes(), self.record_len.to_be_bytes());
-        let (trailer_len, flags) = (self.trailer_len.to_be_bytes(), [0u8; 2]);
-        let (epoch_number, topic) = (self.epoch_number.to_be_bytes(), self.topic.0.to_be_bytes());
-        for (part, bytes) in
-            parts.iter_mut().zip([&magic[..], &record_len, &trailer_len, &flags, &epoch_number, &topic])
-        {
-            *part = bytes;
-        }
-        let mut at = out.iter_mut();
-        for byte in parts.iter().flat_map(|part| part.iter()) {
-            if let Some(slot) = at.next() {
-                *slot = *byte;
-            }
-        }
+        out[0..4].copy_from_slice(&MAGIC.to_be_bytes());
+        out[4..8].copy_from_slice(&self.record_len.to_be_bytes());
+        out[8..10].copy_from_slice(&self.trailer_len.to_be_bytes());
+        out[12..20].copy_from_slice(&self.epoch_number.to_be_bytes());
+        out[20..28].copy_from_slice(&self.topic.0.to_be_bytes());
+        let mut salted = [0u8; SALTED_LEN];
+        salted[..8].copy_from_slice(&position.to_be_bytes());
+        salted[8..24].copy_from_slice(&epoch.incarnation.0);
+        salted[24..].copy_from_slice(&out[..CRC_AT]);
         let mut hasher = crc32fast::Hasher::new();
-        hasher.update(&position.to_be_bytes());
-        hasher.update(&epoch.incarnation.0);
-        let (covered, crc) = out.split_at_mut(HEADER_LEN - 4);
-        hasher.update(covered);
+        hasher.update(&salted);
         hasher.update(body);
-        crc.copy_from_slice(&hasher.finalize().to_be_bytes());
+        out[CRC_AT..].copy_from_slice(&hasher.finalize().to_be_bytes());
         out
     }
 }
