@@ -35,7 +35,8 @@ use append::PendingAppends;
 use flush::FlushState;
 use lifecycle::clock::Now;
 use lifecycle::fact::Fact;
-use lifecycle::identity::Incarnation;
+use lifecycle::hash::OwnKeyMap;
+use lifecycle::identity::{Incarnation, QueueKey};
 use pull::WaitingPulls;
 use retention::RetentionState;
 use sessions::Sessions;
@@ -43,7 +44,7 @@ use snapshot::SnapshotState;
 use std::path::PathBuf;
 use std::sync::Arc;
 use store::commit_log::CommitLog;
-use store::consume_queue::ConsumeQueues;
+use store::consume_queue::{ConsumeQueues, QueueIndex};
 use store::disk::Disk;
 use store::error::{ErrorKind, StoreError};
 use store::folder::Folder;
@@ -95,6 +96,8 @@ pub struct Core {
     started_ms: u64,
     log: CommitLog,
     queues: ConsumeQueues,
+    /// Consume queues found so far; at most as many as there are queues.
+    queue_indexes: OwnKeyMap<QueueKey, QueueIndex>,
     index: KeyIndex,
     state: State,
     trace: Trace,

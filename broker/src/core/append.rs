@@ -6,14 +6,14 @@ use crate::api::{Answer, Refusal};
 use crate::trace::StoredMessageFact;
 use lifecycle::clock::Now;
 use lifecycle::fact::StoredKind;
+use lifecycle::hash::OwnKeyMap;
 use lifecycle::identity::{Lineage, LogPosition, MessageIdentity, Name, QueueKey};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::Range;
 use store::consume_queue::Unit;
 use store::error::{ErrorKind, StoreError};
 use wire::message::{RecordVersion, StoredMessage, body_crc, tag_code};
-use wire::properties::{self, Properties};
+use wire::properties::{Known, Properties};
 use wire::sys_flag::SysFlag;
 
 /// Largest property text of a new message: copies add their own (RocketMQ's limit is 32,767).
@@ -25,12 +25,16 @@ pub(super) struct NewRecord<'a> {
     pub(super) queue: QueueKey,
     pub(super) body: &'a [u8],
     pub(super) properties: &'a str,
+    /// What `properties` say.
+    pub(super) known: Known<'a>,
     pub(super) flag: i32,
     pub(super) sys_flag: SysFlag,
     pub(super) born_timestamp_ms: u64,
     pub(super) born_host: SocketAddr,
     pub(super) reconsume_times: i32,
     pub(super) kind: StoredKind,
+    /// The queue the client hears of.
+    pub(super) told_queue_id: u32,
     /// Consume-queue tag column: hash of the tag, or the due time of a waiting message.
     pub(super) tag_hash: i64,
 }
@@ -40,11 +44,14 @@ pub(super) struct Appended {
     pub(super) queue: QueueKey,
     pub(super) queue_offset: u64,
     pub(super) commitlog_offset: LogPosition,
+    pub(super) told_queue_id: u32,
     size: u32,
     tag_hash: i64,
     kind: StoredKind,
-    id: Vec<u8>,
-    keys: Vec<u64>,
+    /// Its client id, in the turn's `ids`.
+    id: Range<usize>,
+    /// What it is found by, in the turn's `keys`.
+    keys: Range<usize>,
     log_end: LogPosition,
     store_wall_ms: u64,
     /// Known once it is a fact.
@@ -57,14 +64,26 @@ type Then = Box<dyn FnOnce(&mut Core, Now, Result<&[Appended], &Refusal>) + Send
 #[derive(Default)]
 pub(super) struct PendingAppends {
     records: Vec<Appended>,
+    ids: Vec<u8>,
+    keys: Vec<u64>,
     then: Vec<(Range<usize>, Then)>,
-    next_offsets: HashMap<QueueKey, u64>,
+    next_offsets: OwnKeyMap<QueueKey, u64>,
     start: Option<LogPosition>,
 }
 
 impl PendingAppends {
     pub(super) fn is_empty(&self) -> bool {
         self.then.is_empty()
+    }
+
+    /// Forgets everything but the memory it took.
+    fn clear(&mut self) {
+        self.records.clear();
+        self.ids.clear();
+        self.keys.clear();
+        self.then.clear();
+        self.next_offsets.clear();
+        self.start = None;
     }
 }
 
@@ -106,15 +125,21 @@ impl Core {
             self.give_up_from(LogPosition(place.0 - store::commit_log::HEADER_LEN as u64));
             return Err(Refusal::MessageIllegal(error.to_string()));
         }
-        self.pending.next_offsets.insert(record.queue, queue_offset + 1);
+        let PendingAppends { ids, keys, next_offsets, .. } = &mut self.pending;
+        next_offsets.insert(record.queue, queue_offset + 1);
+        let (id_at, keys_at) = (ids.len(), keys.len());
+        ids.extend_from_slice(record.known.unique_key.unwrap_or_default().as_bytes());
+        keys.extend(index_keys(&record.topic, record.known));
+        let (id, keys) = (id_at..ids.len(), keys_at..keys.len());
         self.pending.records.push(Appended {
             queue: record.queue,
             queue_offset,
             commitlog_offset: place,
+            told_queue_id: record.told_queue_id,
             size: len as u32,
             tag_hash: record.tag_hash,
-            id: stored.properties.get(properties::UNIQ_KEY).unwrap_or_default().as_bytes().to_vec(),
-            keys: index_keys(&stored),
+            id,
+            keys,
             kind: record.kind,
             log_end: self.log.end(),
             store_wall_ms: now.wall_ms,
@@ -161,26 +186,32 @@ impl Core {
             match self.log.write() {
                 Ok(()) => {
                     for record in &mut pending.records {
-                        self.stored(record);
+                        let id = pending.ids.get(record.id.clone()).unwrap_or_default();
+                        let keys = pending.keys.get(record.keys.clone()).unwrap_or_default();
+                        self.stored(record, id, keys);
                     }
-                    for (range, then) in pending.then {
+                    for (range, then) in pending.then.drain(..) {
                         then(self, now, Ok(pending.records.get(range).unwrap_or_default()));
                     }
                 }
                 Err(error) => {
                     self.give_up_from(pending.start.unwrap_or_default());
                     let refusal = self.append_failed(error);
-                    for (_, then) in pending.then {
+                    for (_, then) in pending.then.drain(..) {
                         then(self, now, Err(&refusal));
                     }
                 }
+            }
+            if self.pending.is_empty() {
+                pending.clear();
+                self.pending = pending;
             }
         }
         self.pending.next_offsets.clear();
         self.pending.start = None;
     }
 
-    fn stored(&mut self, record: &mut Appended) {
+    fn stored(&mut self, record: &mut Appended, id: &[u8], keys: &[u64]) {
         record.ordinal = self.trace.stored(
             &mut self.state,
             StoredMessageFact {
@@ -189,7 +220,7 @@ impl Core {
                 log_end: record.log_end,
                 store_wall_ms: record.store_wall_ms,
                 kind: record.kind.clone(),
-                id: &record.id,
+                id,
             },
         );
         let unit = Unit {
@@ -197,7 +228,7 @@ impl Core {
             size: record.size,
             tag_hash: record.tag_hash,
         };
-        if let Err(error) = self.dispatch(record.queue, record.queue_offset, unit, &record.keys) {
+        if let Err(error) = self.dispatch(record.queue, record.queue_offset, unit, keys) {
             // derived files: a full disk delays them, the log has everything
             if error.is_fatal() {
                 self.stop(error);
@@ -248,15 +279,9 @@ impl Appended {
 }
 
 /// Hashes a message is found by: its client id alone, and topic with each key.
-pub(super) fn index_keys(message: &StoredMessage<'_>) -> Vec<u64> {
-    let mut keys = Vec::new();
-    if let Some(id) = message.properties.get(properties::UNIQ_KEY) {
-        keys.push(id_key(id));
-    }
-    keys.extend(
-        message.properties.keys().take(KEYS_PER_MESSAGE_MAX).map(|key| topic_key(message.topic, key)),
-    );
-    keys
+pub(super) fn index_keys(topic: &str, known: Known<'_>) -> impl Iterator<Item = u64> {
+    let keys = known.keys().take(KEYS_PER_MESSAGE_MAX).map(move |key| topic_key(topic, key));
+    known.unique_key.map(id_key).into_iter().chain(keys)
 }
 
 /// Keys of one message that are indexed; later ones are only found by reading.
@@ -273,8 +298,8 @@ pub(super) fn topic_key(topic: &str, key: &str) -> u64 {
 }
 
 /// Consume-queue tag column of a message that is ready at once.
-pub(super) fn tag_hash(properties: Properties<'_>) -> i64 {
-    properties.get(properties::TAGS).map_or(0, |tag| i64::from(tag_code(tag)))
+pub(super) fn tag_hash(known: Known<'_>) -> i64 {
+    known.tags.map_or(0, |tag| i64::from(tag_code(tag)))
 }
 
 /// Lineage of a copy of `parent`, which may itself be a copy.

@@ -106,6 +106,7 @@ impl Core {
             started_ms: now.wall_ms,
             log,
             queues,
+            queue_indexes: Default::default(),
             index,
             state: State::default(),
             trace,
@@ -282,7 +283,7 @@ impl Dispatch<'_> {
     fn record(&mut self, logged: LoggedRecord) -> StoreResult<()> {
         let Ok((message, len)) = StoredMessage::decode(&logged.record) else { return Ok(()) };
         if logged.commitlog_offset >= self.index_from {
-            for key in index_keys(&message) {
+            for key in index_keys(message.topic, message.properties.known()) {
                 self.index.insert(key, logged.commitlog_offset.0)?;
             }
             self.index.advance(logged.commitlog_offset.0 + len as u64);
@@ -317,7 +318,7 @@ impl Dispatch<'_> {
         }
         let waits =
             self.state.topic_of(queue.topic).is_some_and(|t| t.config.name.as_ref() == SCHEDULE_TOPIC);
-        let tag_hash = if waits { due_of(&message) as i64 } else { tag_hash(message.properties) };
+        let tag_hash = if waits { due_of(&message) as i64 } else { tag_hash(message.properties.known()) };
         let unit = Unit { commitlog_offset: logged.commitlog_offset.0, size: len as u32, tag_hash };
         self.queues.append(index, offset, unit)?;
         if offset >= self.state.bounds(queue).max_offset {

@@ -11,7 +11,7 @@ use lifecycle::clock::Now;
 use lifecycle::fact::{AnswerClass, Fact, StoredKind};
 use lifecycle::identity::{Name, QueueKey};
 use lifecycle::ids::{ID_LEN_MAX, IdColumn};
-use wire::properties::{self, Properties, PropertiesBuf};
+use wire::properties::{self, Known, Properties, PropertiesBuf, PropertyError};
 use wire::sys_flag::{SysFlag, TransactionType};
 
 /// Most messages in one request.
@@ -30,15 +30,22 @@ struct Placed {
     told_queue_id: u32,
 }
 
+/// Properties as the client gave them.
+#[derive(Clone, Copy)]
+struct Given<'a> {
+    text: &'a str,
+    known: Known<'a>,
+}
+
 impl Core {
     pub(super) fn send(&mut self, now: Now, send: SendMessages, reply: SendReply) {
         let first = self.pending_count();
         match self.lay_down_all(now, &send) {
-            Ok((told, waits)) => {
+            Ok(waits) => {
                 let one_way = send.one_way;
                 self.counters.put_bytes += send.messages.iter().map(|m| m.body.len() as u64).sum::<u64>();
                 self.when_stored(first, move |core, now, outcome| match outcome {
-                    Ok(records) => core.sent(now, records, &told, (waits, one_way), reply),
+                    Ok(records) => core.sent(now, records, (waits, one_way), reply),
                     Err(refusal) => core.refuse(&send, refusal.clone(), reply),
                 });
             }
@@ -49,21 +56,13 @@ impl Core {
         }
     }
 
-    fn sent(
-        &mut self,
-        now: Now,
-        records: &[Appended],
-        told: &[u32],
-        (waits, one_way): (bool, bool),
-        reply: SendReply,
-    ) {
+    fn sent(&mut self, now: Now, records: &[Appended], (waits, one_way): (bool, bool), reply: SendReply) {
         let (Some(first), Some(last)) = (records.first(), records.last()) else { return };
         self.counters.put_total += records.len() as u64;
         let stored: Vec<StoredAt> = records
             .iter()
-            .zip(told)
-            .map(|(record, queue_id)| StoredAt {
-                queue_id: *queue_id,
+            .map(|record| StoredAt {
+                queue_id: record.told_queue_id,
                 queue_offset: record.queue_offset,
                 commitlog_offset: record.commitlog_offset.0,
                 status: SendStatus::Ok,
@@ -98,7 +97,8 @@ impl Core {
         self.answer(reply, Err(refusal));
     }
 
-    fn lay_down_all(&mut self, now: Now, send: &SendMessages) -> Answer<(Vec<u32>, bool)> {
+    /// Lays all messages down; answers whether the client waits for the promised durability.
+    fn lay_down_all(&mut self, now: Now, send: &SendMessages) -> Answer<bool> {
         self.check_writable()?;
         if send.messages.is_empty() || send.messages.len() > BATCH_MAX {
             return Err(Refusal::MessageIllegal(format!("a request carries 1 to {BATCH_MAX} messages")));
@@ -115,13 +115,11 @@ impl Core {
         }
         let queue_id = self.choose_queue(&topic, send.queue)?;
         let batch = send.messages.len() > 1;
-        let mut told = Vec::with_capacity(send.messages.len());
         let mut waits = true;
         for message in &send.messages {
-            self.check_message(message, &topic)?;
-            let (placed, message_waits) = self.place_message(now, message, &topic, queue_id, batch)?;
-            waits &= message_waits;
-            told.push(placed.told_queue_id);
+            let given = self.check_message(message, &topic)?;
+            let placed = self.place_message(now, (message, given), &topic, queue_id, batch)?;
+            waits &= given.known.wait != Some("false");
             self.lay_down(
                 now,
                 NewRecord {
@@ -129,6 +127,7 @@ impl Core {
                     queue: placed.queue,
                     body: &message.body,
                     properties: placed.properties.as_str(),
+                    known: given.known,
                     flag: message.flag,
                     sys_flag: SysFlag(message.sys_flag),
                     born_timestamp_ms: message.born_timestamp_ms,
@@ -138,11 +137,12 @@ impl Core {
                         StoredKind::Produced if send.one_way => StoredKind::ProducedOneWay,
                         kind => kind,
                     },
+                    told_queue_id: placed.told_queue_id,
                     tag_hash: placed.tag_hash,
                 },
             )?;
         }
-        Ok((told, waits))
+        Ok(waits)
     }
 
     pub(super) fn check_writable(&self) -> Answer<()> {
@@ -171,7 +171,7 @@ impl Core {
         }
     }
 
-    fn check_message(&self, message: &NewMessage, topic: &Topic) -> Answer<()> {
+    fn check_message<'a>(&self, message: &'a NewMessage, topic: &Topic) -> Answer<Given<'a>> {
         if message.body.len() > self.config.max_body_bytes {
             return Err(Refusal::BodyTooLarge {
                 size: message.body.len(),
@@ -187,18 +187,18 @@ impl Core {
         let Ok(text) = std::str::from_utf8(&message.properties) else {
             return Err(Refusal::MessageIllegal("properties are not UTF-8".into()));
         };
-        let given = Properties(text);
-        if given.get(properties::UNIQ_KEY).is_some_and(|id| id.len() > ID_LEN_MAX) {
+        let known = Properties(text).known();
+        if known.unique_key.is_some_and(|id| id.len() > ID_LEN_MAX) {
             return Err(Refusal::MessageIllegal(format!("message id is longer than {ID_LEN_MAX} bytes")));
         }
         let half = SysFlag(message.sys_flag).transaction() == TransactionType::Prepared
-            || given.get(properties::TRAN_MSG) == Some("true");
+            || known.transaction == Some("true");
         if half {
             return Err(Refusal::NoPermission { topic: topic.config.name.to_string(), what: "transactions" });
         }
         let accepts = topic.config.message_type.as_ref();
         let given = match message.message_type {
-            None => return Ok(()),
+            None => return Ok(Given { text, known }),
             Some(MessageType::Normal) => "NORMAL",
             Some(MessageType::Fifo) => "FIFO",
             Some(MessageType::Delay) => "DELAY",
@@ -208,50 +208,38 @@ impl Core {
             let topic = topic.config.name.to_string();
             return Err(Refusal::TypeMismatch { topic, accepts: accepts.to_owned(), given });
         }
-        Ok(())
+        Ok(Given { text, known })
     }
 
-    /// Where the message is stored, and whether its answer waits for the promised durability.
+    /// Where the message is stored.
     fn place_message(
         &mut self,
         now: Now,
-        message: &NewMessage,
+        (message, given): (&NewMessage, Given<'_>),
         topic: &Topic,
         queue_id: u32,
         batch: bool,
-    ) -> Answer<(Placed, bool)> {
-        let text = std::str::from_utf8(&message.properties).unwrap_or_default();
-        let mut properties = PropertiesBuf::new(text);
-        let waits = Properties(text).get(properties::WAIT) != Some("false");
-        let level = Properties(text)
-            .get(properties::DELAY)
-            .and_then(|level| level.parse::<usize>().ok())
-            .unwrap_or(0);
+    ) -> Answer<Placed> {
+        let level = given.known.delay.and_then(|level| level.parse::<usize>().ok()).unwrap_or(0);
         let delayed = level > 0 || message.deliver_at_ms.is_some_and(|at| at > now.wall_ms);
         // as RocketMQ does: dropped for a plain message, kept where others read it again
-        if !batch && !delayed {
-            properties.remove(properties::WAIT);
-        }
-        set(&mut properties, properties::CLUSTER, &self.config.cluster)?;
+        let dropped = [properties::CLUSTER, properties::WAIT];
+        let dropped = if batch || delayed { &dropped[..1] } else { &dropped };
+        let mut properties = PropertiesBuf::without(given.text, dropped);
+        properties.add(properties::CLUSTER, &self.config.cluster).map_err(illegal)?;
         let (topic, queue_id, mut properties) =
             self.dead_after_retries(message, topic, queue_id, properties)?;
         let queue = QueueKey { topic: topic.config.topic, queue_id };
         if !delayed {
-            let tag_hash = tag_hash(properties.view());
+            let tag_hash = tag_hash(given.known);
             let name = topic.config.name.clone();
             let kind = StoredKind::Produced;
-            return Ok((
-                Placed { topic: name, queue, kind, tag_hash, properties, told_queue_id: queue_id },
-                waits,
-            ));
+            return Ok(Placed { topic: name, queue, kind, tag_hash, properties, told_queue_id: queue_id });
         }
         let due = self.due_time(now, message.deliver_at_ms, level)?;
         let (name, queue) = self.wait_in_schedule(&mut properties, &topic, queue_id, (level, due))?;
         let kind = StoredKind::Delayed { due_wall_ms: due, destination: topic.config.name.clone() };
-        Ok((
-            Placed { topic: name, queue, kind, tag_hash: due as i64, properties, told_queue_id: queue_id },
-            waits,
-        ))
+        Ok(Placed { topic: name, queue, kind, tag_hash: due as i64, properties, told_queue_id: queue_id })
     }
 
     /// A consumer that could not send back sends the message to its retry topic itself: exhausted ones go to the dead letters.
@@ -318,7 +306,11 @@ impl Core {
 
 /// Sets a property of a message being stored.
 pub(super) fn set(properties: &mut PropertiesBuf, name: &str, value: &str) -> Answer<()> {
-    properties.set(name, value).map_err(|error| Refusal::MessageIllegal(error.to_string()))
+    properties.set(name, value).map_err(illegal)
+}
+
+fn illegal(error: PropertyError) -> Refusal {
+    Refusal::MessageIllegal(error.to_string())
 }
 
 fn property<'a>(text: &'a [u8], name: &str) -> Option<&'a str> {

@@ -177,7 +177,7 @@ impl Core {
             (name, queue, due_wall_ms as i64)
         } else {
             let queue = QueueKey { topic: copy.topic.config.topic, queue_id: copy.queue_id };
-            (copy.topic.config.name.clone(), queue, super::append::tag_hash(copy.properties.view()))
+            (copy.topic.config.name.clone(), queue, super::append::tag_hash(copy.properties.view().known()))
         };
         self.lay_down(
             now,
@@ -186,12 +186,14 @@ impl Core {
                 queue,
                 body: message.body,
                 properties: copy.properties.as_str(),
+                known: copy.properties.view().known(),
                 flag: message.flag,
                 sys_flag: message.sys_flag,
                 born_timestamp_ms: u64::try_from(message.born_timestamp_ms).unwrap_or_default(),
                 born_host: message.born_host,
                 reconsume_times: copy.reconsume_times,
                 kind: StoredKind::Copy { group: copy.group, lineage: copy.lineage, due_wall_ms },
+                told_queue_id: queue.queue_id,
                 tag_hash,
             },
         )?;

@@ -112,9 +112,14 @@ impl Core {
         Ok((name, QueueKey { topic: topic.config.topic, queue_id: 0 }))
     }
 
-    /// The consume queue's files.
+    /// The consume queue's files. A topic incarnation's folder never changes, so what was found once is remembered.
     pub(super) fn queue_index(&mut self, queue: QueueKey) -> StoreResult<QueueIndex> {
-        queue_index(&self.state, &mut self.queues, queue)
+        if let Some(index) = self.queue_indexes.get(&queue) {
+            return Ok(*index);
+        }
+        let index = queue_index(&self.state, &mut self.queues, queue)?;
+        self.queue_indexes.insert(queue, index);
+        Ok(index)
     }
 }
 

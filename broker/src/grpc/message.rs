@@ -66,13 +66,16 @@ pub(super) fn is_system_property(name: &str) -> bool {
     SYSTEM_PROPERTIES.contains(&name)
 }
 
+/// Room for the property text of a usual message.
+const USUAL_TEXT_LEN: usize = 256;
+
 /// The property text of a message that `send` has checked: no name or value is empty or has control characters in it.
 pub(super) fn property_text(
     user: &BTreeMap<String, String>,
     system: &SystemProperties,
     deliver_at_ms: Option<u64>,
 ) -> String {
-    let mut text = String::new();
+    let mut text = String::with_capacity(USUAL_TEXT_LEN);
     for (name, value) in user {
         push(&mut text, name, value);
     }

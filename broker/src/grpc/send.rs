@@ -262,7 +262,10 @@ fn checked_system_properties(mut system: SystemProperties) -> Result<SystemPrope
 
 /// The separators of the property text are among them.
 fn has_control(text: &str) -> bool {
-    text.chars().any(char::is_control)
+    match text.is_ascii() {
+        true => text.bytes().any(|byte| byte.is_ascii_control()),
+        false => text.chars().any(char::is_control),
+    }
 }
 
 /// The client's own ids, for the answer.

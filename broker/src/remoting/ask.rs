@@ -2,7 +2,7 @@
 //! waits for nothing. A one-way request takes no answer at all, not even an error. Called by the functions of every code.
 
 use super::outbox::Outbox;
-use super::stats::{RemotingStats, count};
+use super::stats::count;
 use crate::api::Refusal;
 use bytes::Bytes;
 use std::borrow::Cow;
@@ -20,7 +20,6 @@ pub(super) struct Ask {
     /// The request without its fields and body: what an answer is made from.
     pub(super) request: Command,
     outbox: Arc<Outbox>,
-    stats: Arc<RemotingStats>,
     /// Set on sends: every answer to one carries it, errors too.
     trace: Option<(lifecycle::identity::Name, bool)>,
     bytes: usize,
@@ -53,13 +52,13 @@ impl From<Refusal> for Rejection {
 }
 
 impl Ask {
-    pub(super) fn new(request: &Command, outbox: Arc<Outbox>, stats: Arc<RemotingStats>) -> Ask {
+    pub(super) fn new(request: &Command, outbox: Arc<Outbox>) -> Ask {
         let request = Command {
             flag: request.flag,
             header_type: request.header_type,
             ..Command::request(request.code, request.opaque)
         };
-        Ask { request, outbox, stats, trace: None, bytes: 0, is_answered: false }
+        Ask { request, outbox, trace: None, bytes: 0, is_answered: false }
     }
 
     /// Counts the request as in flight.
@@ -110,7 +109,15 @@ impl Ask {
     pub(super) fn answer_with(mut self, answer: Command, records: &[Bytes]) {
         self.is_answered = true;
         if !self.put(&answer, records) {
-            count(&self.stats.answers_broken_off);
+            count(&self.outbox.stats.answers_broken_off);
+        }
+    }
+
+    /// The answer is appended by `encode`.
+    pub(super) fn answer_encoded(mut self, encode: impl FnOnce(&Command, &mut Vec<u8>)) {
+        self.is_answered = true;
+        if !self.request.is_oneway() && !self.outbox.put_with(|bytes| encode(&self.request, bytes)) {
+            count(&self.outbox.stats.answers_broken_off);
         }
     }
 
@@ -142,7 +149,7 @@ impl Ask {
         match read {
             Ok(value) => then(value, self),
             Err(rejection) => {
-                count(&self.stats.bad_requests);
+                count(&self.outbox.stats.bad_requests);
                 self.reject(rejection);
             }
         }

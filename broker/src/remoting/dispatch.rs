@@ -15,7 +15,7 @@ pub(super) fn dispatch(session: &mut Session, command: Command, bytes: usize) {
         // we ask clients nothing that they answer
         return;
     }
-    let ask = Ask::new(&command, session.outbox.clone(), session.edge.stats.clone()).in_flight(bytes);
+    let ask = Ask::new(&command, session.outbox.clone()).in_flight(bytes);
     match command.code {
         request::GET_ROUTEINFO_BY_TOPIC => route::topic_route(session, &command, ask),
         request::GET_BROKER_CLUSTER_INFO => route::cluster(session, ask),
@@ -67,7 +67,7 @@ pub(super) fn refuse_oversize(session: &Session, command: &Command, error: &Fram
     if command.is_response() {
         return;
     }
-    let ask = Ask::new(command, session.outbox.clone(), session.edge.stats.clone());
+    let ask = Ask::new(command, session.outbox.clone());
     let ask = send::with_trace_if_send(session, ask);
     ask.reject(Rejection::new(response::MESSAGE_ILLEGAL, error.to_string()));
 }

@@ -1,6 +1,7 @@
 //! Owns one listening port: accepts, bounds how many connections are open, and waits for them when the broker stops. Called by
 //! whoever wires the broker, once per port.
 
+use super::outbox::Unsent;
 use super::session::{self, Session};
 use super::stats::{RemotingStats, count};
 use super::{BROKER_CONNECTION_ID_FIRST, Clock, NAME_SERVER_CONNECTION_ID_FIRST, RemotingConfig, Role};
@@ -12,6 +13,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,13 +27,23 @@ pub(super) struct Edge {
     pub(super) config: RemotingConfig,
     pub(super) clock: Clock,
     pub(super) stats: Arc<RemotingStats>,
+    /// Outboxes to be written.
+    pub(super) unsent: Arc<Unsent>,
     /// Where each open connection comes from; only ever looked up.
     peers: Mutex<HashMap<ConnectionId, SocketAddr>>,
 }
 
 impl Edge {
     pub(super) fn new(role: Role, core: CoreHandle, config: RemotingConfig, clock: Clock) -> Edge {
-        Edge { role, core, config, clock, stats: Arc::default(), peers: Mutex::default() }
+        Edge {
+            role,
+            core,
+            config,
+            clock,
+            stats: Arc::default(),
+            unsent: Arc::default(),
+            peers: Mutex::default(),
+        }
     }
 
     pub(super) fn peers(&self) -> MutexGuard<'_, HashMap<ConnectionId, SocketAddr>> {
@@ -62,6 +74,10 @@ pub async fn serve(listener: TcpListener, serving: Serving, shutdown: Cancellati
         Role::Broker => BROKER_CONNECTION_ID_FIRST,
         Role::NameServer => NAME_SERVER_CONNECTION_ID_FIRST,
     };
+    let unsent = edge.unsent.clone();
+    // ends with this function, which ends after all sessions
+    let mut writer = JoinSet::new();
+    writer.spawn(async move { unsent.write().await });
     let sessions = TaskTracker::new();
     loop {
         let accepted = tokio::select! {

@@ -6,7 +6,6 @@ use super::listener::Edge;
 use super::session::Session;
 use crate::api::{Answer, NewMessage, QueueChoice, Refusal, Request, SendMessages, StoredAt};
 use bytes::Bytes;
-use std::fmt::Write;
 use wire::code::{request, response};
 use wire::command::Command;
 use wire::header::send::{SendMessage, SendMessageResponse, Trace};
@@ -128,8 +127,9 @@ fn answer(edge: &Edge, stored: Answer<Vec<StoredAt>>, ask: Ask) {
             transaction_id: None,
         };
         let trace = Trace { region: &config.region, on: config.trace_on };
-        let answer = response.encode(&ask.request, status.remoting_code(), trace);
-        ask.answer(answer);
+        ask.answer_encoded(|request, bytes| {
+            response.append_to(bytes, request, status.remoting_code(), trace)
+        });
     });
 }
 
@@ -142,8 +142,7 @@ fn offset_ids(edge: &Edge, stored: &[StoredAt]) -> String {
         if index > 0 {
             ids.push(',');
         }
-        let id = OffsetMessageId { host, commitlog_offset: stored.commitlog_offset };
-        write!(ids, "{id}").expect("a String takes any text");
+        OffsetMessageId { host, commitlog_offset: stored.commitlog_offset }.append_to(&mut ids);
     }
     ids
 }

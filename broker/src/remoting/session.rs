@@ -1,6 +1,6 @@
-//! Owns one connection: reads chunks, cuts and dispatches all frames of each, writes all that waits at once, and closes it when
-//! the client leaves, misbehaves or stalls. Never looks into a request. One task each, started by the listener; an idle one
-//! keeps no buffers.
+//! Owns one connection: reads chunks, cuts and dispatches all frames of each, and closes it when the client leaves, misbehaves
+//! or stalls. Never looks into a request, and writes nothing itself: the outbox does, and only wakes the session when the
+//! socket is full. One task each, started by the listener; an idle one keeps no buffers.
 
 use super::dispatch;
 use super::listener::Edge;
@@ -9,12 +9,17 @@ use super::stats::{add, count};
 use crate::api::{ConnectionId, Request};
 use bytes::{Buf, BytesMut};
 use lifecycle::identity::Name;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::ready;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
+use tokio_util::io::poll_read_buf;
 use tokio_util::sync::CancellationToken;
 use wire::command::Command;
 use wire::frame::{Frame, FrameDecoder, FrameError, HeaderType};
@@ -22,8 +27,6 @@ use wire::frame::{Frame, FrameDecoder, FrameError, HeaderType};
 /// Bytes asked for in the first read; a client that fills its reads is given four times as many, up to the largest.
 const READ_MIN_BYTES: usize = 4 * 1024;
 const READ_MAX_BYTES: usize = 256 * 1024;
-/// A drained write buffer above this is given back.
-const WRITE_KEEP_BYTES: usize = 256 * 1024;
 /// How often a connection is looked at, at most and at least.
 const TICK_MIN: Duration = Duration::from_millis(10);
 const TICK_MAX: Duration = Duration::from_secs(10);
@@ -60,7 +63,8 @@ impl Session {
         count(&edge.stats.connections);
         edge.peers().insert(id, peer);
         let client = Name::from(peer.to_string());
-        Session { edge, id, peer, client, outbox: Arc::default(), names: Vec::new() }
+        let outbox = Arc::new(Outbox::new(edge.unsent.clone(), edge.stats.clone()));
+        Session { edge, id, peer, client, outbox, names: Vec::new() }
     }
 
     /// The shared form of a name this client keeps using.
@@ -118,14 +122,13 @@ pub(super) async fn run(session: Session, stream: TcpStream, shutdown: Cancellat
 /// The moving parts of a connection.
 struct Run {
     session: Session,
-    stream: TcpStream,
+    reader: OwnedReadHalf,
     decoder: FrameDecoder,
     read: BytesMut,
     read_bytes: usize,
-    /// Being written; what comes meanwhile waits in the outbox.
-    write: BytesMut,
-    was_active: bool,
-    did_write: bool,
+    did_read: bool,
+    /// Bytes written until the last tick.
+    written_total: u64,
     idle: Duration,
     stalled: Duration,
 }
@@ -133,15 +136,16 @@ struct Run {
 impl Run {
     fn new(session: Session, stream: TcpStream) -> Run {
         let decoder = FrameDecoder::new(session.edge.config.limits.max_frame_bytes);
+        let (reader, writer) = stream.into_split();
+        session.outbox.connect(writer);
         Run {
             session,
-            stream,
+            reader,
             decoder,
             read: BytesMut::new(),
             read_bytes: READ_MIN_BYTES,
-            write: BytesMut::new(),
-            was_active: false,
-            did_write: false,
+            did_read: false,
+            written_total: 0,
             idle: Duration::ZERO,
             stalled: Duration::ZERO,
         }
@@ -154,72 +158,48 @@ impl Run {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         ticks.reset();
         let outbox = self.session.outbox.clone();
+        // what is hardly ever ready is made once, not for every message
+        let mut changed = pin!(outbox.changed());
+        let mut cancelled = pin!(shutdown.cancelled());
+        let may_read = |standing: &Standing| {
+            standing.waiting_bytes < limits.outbox_high_bytes
+                && standing.in_flight_bytes < limits.in_flight_max_bytes
+        };
         loop {
-            let standing = self.fill_write();
+            let standing = outbox.standing(|standing| standing.is_blocked || !may_read(standing));
             if standing.waiting_bytes > limits.outbox_max_bytes {
                 return End::Slow;
             }
-            let may_read = standing.waiting_bytes < limits.outbox_high_bytes
-                && standing.in_flight_bytes < limits.in_flight_max_bytes;
-            if may_read {
-                self.read.reserve(self.read_bytes);
+            if standing.is_broken {
+                return End::Broken;
             }
-            let must_write = !self.write.is_empty();
-            let (mut reader, mut writer) = self.stream.split();
             tokio::select! {
                 biased;
-                written = writer.write(&self.write), if must_write => match written {
-                    Ok(written) => {
-                        self.write.advance(written);
-                        self.wrote(written);
-                    }
-                    Err(_) => return End::Broken,
-                },
-                () = outbox.changed() => {}
-                read = reader.read_buf(&mut self.read), if may_read => match read {
+                read = read_some(&mut self.reader, &mut self.read, self.read_bytes), if may_read(&standing) => match read {
                     Ok(0) => return End::PeerClosed,
                     Ok(read) => {
                         if !self.received(read) {
                             return End::BadFrame;
                         }
-                        // the other ready connections first, then the core's turn: one turn takes them all
-                        tokio::task::yield_now().await;
                     }
                     Err(_) => return End::Broken,
                 },
+                () = &mut changed => changed.set(outbox.changed()),
+                () = outbox.resume(), if standing.is_blocked => {}
                 _ = ticks.tick() => {
                     if let Some(end) = self.tick(tick) {
                         return end;
                     }
                 }
-                () = shutdown.cancelled() => return End::Shutdown,
+                () = &mut cancelled => return End::Shutdown,
             }
-        }
-    }
-
-    /// Takes over what waits, when the last lot is written.
-    fn fill_write(&mut self) -> Standing {
-        if self.write.is_empty() {
-            self.session.outbox.swap(&mut self.write);
-        }
-        let mut standing = self.session.outbox.standing();
-        standing.waiting_bytes += self.write.len();
-        standing
-    }
-
-    fn wrote(&mut self, written: usize) {
-        add(&self.session.edge.stats.bytes_out, written as u64);
-        self.was_active = true;
-        self.did_write = true;
-        if self.write.is_empty() && self.write.capacity() > WRITE_KEEP_BYTES {
-            self.write = BytesMut::new();
         }
     }
 
     /// Dispatches every complete frame; false when the connection cannot go on.
     fn received(&mut self, read: usize) -> bool {
         add(&self.session.edge.stats.bytes_in, read as u64);
-        self.was_active = true;
+        self.did_read = true;
         if read >= self.read_bytes {
             self.read_bytes = (self.read_bytes * 4).min(READ_MAX_BYTES);
         }
@@ -269,16 +249,18 @@ impl Run {
 
     fn tick(&mut self, tick: Duration) -> Option<End> {
         let limits = &self.session.edge.config.limits;
-        self.stalled = match self.did_write || self.write.is_empty() {
+        let standing = self.session.outbox.standing(|standing| standing.is_blocked);
+        let did_write = standing.written_total != self.written_total;
+        self.written_total = standing.written_total;
+        self.stalled = match did_write || standing.waiting_bytes == 0 {
             true => Duration::ZERO,
             false => self.stalled + tick,
         };
-        self.idle = match self.was_active {
+        self.idle = match did_write || self.did_read {
             true => Duration::ZERO,
             false => self.idle + tick,
         };
-        self.did_write = false;
-        self.was_active = false;
+        self.did_read = false;
         if self.stalled >= limits.write_stall_timeout {
             return Some(End::Slow);
         }
@@ -296,32 +278,28 @@ impl Run {
         if self.read.is_empty() {
             self.read = BytesMut::new();
         }
-        if self.write.is_empty() {
-            self.write = BytesMut::new();
-        }
         self.session.outbox.shrink();
     }
 
     /// Writes what the client is still owed. Held pulls are not waited for: nobody will read their answers.
     async fn linger(&mut self, limit: Duration) {
-        let outbox = self.session.outbox.clone();
+        let outbox = &self.session.outbox;
         let rest = async {
             loop {
-                let standing = self.fill_write();
-                if standing.waiting_bytes == 0 && standing.owed == 0 {
-                    return self.stream.shutdown().await;
+                let standing = outbox.standing(|_| true);
+                let is_done = standing.waiting_bytes == 0 && standing.owed == 0;
+                if is_done || standing.is_broken {
+                    return;
                 }
-                match self.write.is_empty() {
-                    true => outbox.changed().await,
-                    false => {
-                        let written = self.stream.write_buf(&mut self.write).await?;
-                        self.wrote(written);
-                    }
+                tokio::select! {
+                    () = outbox.changed() => {}
+                    () = outbox.resume(), if standing.is_blocked => {}
                 }
             }
         };
         // whatever does not go out now is lost with the connection, which the core is told
         drop(tokio::time::timeout(limit, rest).await);
+        outbox.close();
     }
 
     /// Reads on without looking: closing a socket with unread bytes would take the last answer from the client.
@@ -330,13 +308,27 @@ impl Run {
             loop {
                 self.read.clear();
                 self.read.reserve(READ_MAX_BYTES);
-                if !matches!(self.stream.read_buf(&mut self.read).await, Ok(read) if read > 0) {
+                if !matches!(self.reader.read_buf(&mut self.read).await, Ok(read) if read > 0) {
                     return;
                 }
             }
         };
         drop(tokio::time::timeout(limit, rest).await);
     }
+}
+
+/// Reads once when there is something to read; memory is taken only then, and most often the last chunk's can be used again.
+async fn read_some(
+    reader: &mut OwnedReadHalf,
+    into: &mut BytesMut,
+    at_least: usize,
+) -> std::io::Result<usize> {
+    poll_fn(|context| {
+        ready!(reader.as_ref().poll_read_ready(context))?;
+        into.reserve(at_least);
+        poll_read_buf(Pin::new(&mut *reader), context, into)
+    })
+    .await
 }
 
 /// The header of a frame that is too long, when all of it has arrived.

@@ -74,8 +74,7 @@ fn answer_of(command: Command, core: impl FnOnce(Request)) -> Command {
 }
 
 fn answers_in(session: &Session) -> Vec<Command> {
-    let mut bytes = BytesMut::new();
-    session.outbox.swap(&mut bytes);
+    let mut bytes = BytesMut::from(&session.outbox.take()[..]);
     let mut answers = Vec::new();
     while let Some(frame) = FrameDecoder::default().decode(&mut bytes).unwrap() {
         answers.push(Command::decode(frame).unwrap());

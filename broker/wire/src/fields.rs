@@ -85,6 +85,12 @@ impl Fields {
         self.entries.push(entry);
     }
 
+    /// Adds a field whose name and value are in the text that [`Fields::over`] was given.
+    #[inline]
+    pub(crate) fn push_source(&mut self, name: Range<usize>, value: Range<usize>) {
+        self.entries.push(Entry { name: name.into(), value: value.into() });
+    }
+
     #[inline]
     fn keep(&mut self, piece: Piece) -> Span {
         match piece {
@@ -145,20 +151,26 @@ impl FieldValue for bool {
 
 impl FieldValue for u64 {
     fn append_to(&self, text: &mut String) {
-        // Without the formatting machinery: an answer has four to six numbers, and this is a fifth of its cost.
-        let mut digits = [0; 20];
-        let mut first = digits.len();
-        let mut rest = *self;
-        while rest > 9 {
-            first -= 1;
-            digits[first] = (rest % 10) as u8;
-            rest /= 10;
-        }
-        text.push(char::from(b'0' + rest as u8));
-        for digit in &digits[first..] {
-            text.push(char::from(b'0' + digit));
-        }
+        let mut digits = [0; DIGITS_MAX];
+        let digits = decimal(*self, &mut digits);
+        text.push_str(std::str::from_utf8(digits).expect("digits are text"));
     }
+}
+
+/// Most digits of a number.
+pub(crate) const DIGITS_MAX: usize = 20;
+
+/// Digits of a number, without the formatting machinery: an answer has four to six, and this is a fifth of its cost.
+pub(crate) fn decimal(value: u64, digits: &mut [u8; DIGITS_MAX]) -> &[u8] {
+    let mut first = DIGITS_MAX - 1;
+    let mut rest = value;
+    while rest > 9 {
+        digits[first] = b'0' + (rest % 10) as u8;
+        first -= 1;
+        rest /= 10;
+    }
+    digits[first] = b'0' + rest as u8;
+    &digits[first..]
 }
 
 impl FieldValue for i64 {

@@ -49,14 +49,33 @@ impl OffsetMessageId {
     }
 }
 
+impl OffsetMessageId {
+    /// Appends the text form, without the formatting machinery: every answer to a send has one.
+    pub fn append_to(&self, text: &mut String) {
+        match self.host.ip() {
+            IpAddr::V4(ip) => append_hex(text, &ip.octets()),
+            IpAddr::V6(ip) => append_hex(text, &ip.octets()),
+        }
+        append_hex(text, &u32::from(self.host.port()).to_be_bytes());
+        append_hex(text, &self.commitlog_offset.to_be_bytes());
+    }
+}
+
 impl fmt::Display for OffsetMessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host.ip() {
-            IpAddr::V4(ip) => write!(f, "{:08X}", u32::from(ip))?,
-            IpAddr::V6(ip) => write!(f, "{:032X}", u128::from(ip))?,
-        }
-        write!(f, "{:08X}{:016X}", self.host.port(), self.commitlog_offset)
+        let mut text = String::new();
+        self.append_to(&mut text);
+        f.write_str(&text)
     }
+}
+
+fn append_hex(text: &mut String, bytes: &[u8]) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let mut digits = [b'0'; 32];
+    for (byte, pair) in bytes.iter().zip(digits.as_chunks_mut::<2>().0) {
+        *pair = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
+    }
+    text.push_str(std::str::from_utf8(&digits[..2 * bytes.len()]).expect("hexadecimal digits are text"));
 }
 
 /// `UNIQ_KEY` as the Java 4.x client makes it: 32 hex digits, 56 with IPv6. Other clients put other text there.

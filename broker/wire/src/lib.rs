@@ -20,4 +20,5 @@ mod lenient;
 pub mod message;
 pub mod name;
 pub mod properties;
+mod scan;
 pub mod sys_flag;

@@ -3,10 +3,15 @@
 //! Owns: the separators, the tolerance of Java's parser, and the property names that mean something. Called by: the broker
 //! when it stores a message, the filters, the agent's evidence.
 
+use crate::scan::run_above;
+
 pub const NAME_VALUE_SEPARATOR: char = '\u{1}';
 pub const PROPERTY_SEPARATOR: char = '\u{2}';
 /// Most bytes a record has room for (a signed 16-bit length).
 pub const MAX_PROPERTIES_LEN: usize = 32_767;
+
+/// Room left behind text that a broker adds properties to.
+const ROOM_FOR_MORE: usize = 64;
 
 /// Keys of a message, separated by one space.
 pub const KEYS: &str = "KEYS";
@@ -61,25 +66,100 @@ pub struct Properties<'a>(pub &'a str);
 impl<'a> Properties<'a> {
     /// Name and value of each property. As Java reads them: a part without a separator, with an empty name or an empty
     /// value, is no property.
-    pub fn iter(self) -> impl DoubleEndedIterator<Item = (&'a str, &'a str)> {
-        self.0.split(PROPERTY_SEPARATOR).filter_map(parse)
+    pub fn iter(self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        Parts { rest: Some(self.0) }.filter_map(|part| {
+            let name = &part.text[..part.name_end?];
+            let value = &part.text[part.name_end? + 1..];
+            (!name.is_empty() && !value.is_empty()).then_some((name, value))
+        })
     }
 
     /// The value of a name; of a name given twice, the last, as in Java's map.
     pub fn get(self, name: &str) -> Option<&'a str> {
-        self.iter().rev().find(|(key, _)| *key == name).map(|(_, value)| value)
+        self.iter().filter(|(key, _)| *key == name).last().map(|(_, value)| value)
+    }
+
+    /// What a broker looks at when it stores the message, in one pass.
+    pub fn known(self) -> Known<'a> {
+        let mut known = Known::default();
+        for (name, value) in self.iter() {
+            match name {
+                UNIQ_KEY => known.unique_key = Some(value),
+                KEYS => known.keys = Some(value),
+                TAGS => known.tags = Some(value),
+                WAIT => known.wait = Some(value),
+                DELAY => known.delay = Some(value),
+                TRAN_MSG => known.transaction = Some(value),
+                _ => {}
+            }
+        }
+        known
     }
 
     /// The keys a message can be found by.
     pub fn keys(self) -> impl Iterator<Item = &'a str> {
-        let keys = self.get(KEYS).unwrap_or_default();
+        Known { keys: self.get(KEYS), ..Known::default() }.keys()
+    }
+}
+
+/// Values of the properties a broker looks at when it stores a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known<'a> {
+    pub unique_key: Option<&'a str>,
+    pub keys: Option<&'a str>,
+    pub tags: Option<&'a str>,
+    pub wait: Option<&'a str>,
+    pub delay: Option<&'a str>,
+    pub transaction: Option<&'a str>,
+}
+
+impl<'a> Known<'a> {
+    /// The keys a message can be found by.
+    pub fn keys(self) -> impl Iterator<Item = &'a str> {
+        let keys = self.keys.unwrap_or_default();
         keys.split(KEY_SEPARATOR).filter(|key| !key.is_empty())
     }
 }
 
-fn parse(part: &str) -> Option<(&str, &str)> {
-    let (name, value) = part.split_once(NAME_VALUE_SEPARATOR)?;
-    (!name.is_empty() && !value.is_empty()).then_some((name, value))
+/// Cuts properties at their separators.
+struct Parts<'a> {
+    rest: Option<&'a str>,
+}
+
+/// What stands between two separators.
+struct Part<'a> {
+    text: &'a str,
+    /// Where its first separator of name and value is.
+    name_end: Option<usize>,
+}
+
+impl<'a> Iterator for Parts<'a> {
+    type Item = Part<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Part<'a>> {
+        let rest = self.rest?;
+        let mut name_end = None;
+        let mut at = 0;
+        loop {
+            at += run_above(&rest.as_bytes()[at..], 3);
+            match rest.as_bytes().get(at) {
+                Some(1) => {
+                    name_end.get_or_insert(at);
+                    at += 1;
+                }
+                Some(2) => {
+                    self.rest = Some(&rest[at + 1..]);
+                    return Some(Part { text: &rest[..at], name_end });
+                }
+                Some(_) => at += 1,
+                None => {
+                    self.rest = None;
+                    return Some(Part { text: rest, name_end });
+                }
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -125,16 +205,21 @@ impl PropertiesBuf {
         self.0
     }
 
+    /// Takes text as received, but for the properties of these names.
+    pub fn without(text: &str, names: &[&str]) -> PropertiesBuf {
+        PropertiesBuf(text_without(text.strip_suffix(PROPERTY_SEPARATOR).unwrap_or(text), names))
+    }
+
     /// Replaces every value of the name by one, written last.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), PropertyError> {
-        let separator = |c| c == NAME_VALUE_SEPARATOR || c == PROPERTY_SEPARATOR;
-        if name.is_empty() || name.contains(separator) {
-            return Err(PropertyError::Name);
-        }
-        if value.is_empty() || value.contains(separator) {
-            return Err(PropertyError::Value { name: name.to_owned() });
-        }
+        check(name, value)?;
         self.remove(name);
+        self.add(name, value)
+    }
+
+    /// Writes a property behind the others; of this name there is none yet.
+    pub fn add(&mut self, name: &str, value: &str) -> Result<(), PropertyError> {
+        check(name, value)?;
         if !self.0.is_empty() {
             self.0.push(PROPERTY_SEPARATOR);
         }
@@ -146,29 +231,36 @@ impl PropertiesBuf {
 
     /// True when the name was there.
     pub fn remove(&mut self, name: &str) -> bool {
-        let mut removed = false;
-        let mut start = 0;
-        while start <= self.0.len() {
-            let rest = &self.0[start..];
-            let part_len = rest.find(PROPERTY_SEPARATOR).unwrap_or(rest.len());
-            let part = &rest[..part_len];
-            let is_named = part.strip_prefix(name).is_some_and(|rest| rest.starts_with(NAME_VALUE_SEPARATOR));
-            if !is_named {
-                start += part_len + 1;
-                continue;
-            }
-            removed = true;
-            let end = start + part_len;
-            if end < self.0.len() {
-                self.0.drain(start..=end);
-            } else {
-                // The last part goes with the separator before it.
-                self.0.truncate(start.saturating_sub(1));
-                break;
-            }
+        let is_named = |part: Part<'_>| part.name_end.is_some_and(|end| part.text[..end] == *name);
+        let is_there = (Parts { rest: Some(&self.0) }).any(is_named);
+        if is_there {
+            self.0 = text_without(&self.0, &[name]);
         }
-        removed
+        is_there
     }
+}
+
+fn check(name: &str, value: &str) -> Result<(), PropertyError> {
+    let has_separator = |text: &str| text.bytes().any(|byte| byte == 1 || byte == 2);
+    if name.is_empty() || has_separator(name) {
+        return Err(PropertyError::Name);
+    }
+    if value.is_empty() || has_separator(value) {
+        return Err(PropertyError::Value { name: name.to_owned() });
+    }
+    Ok(())
+}
+
+fn text_without(text: &str, names: &[&str]) -> String {
+    let is_kept = |part: &Part<'_>| part.name_end.is_none_or(|end| !names.contains(&&part.text[..end]));
+    let mut kept = String::with_capacity(text.len() + ROOM_FOR_MORE);
+    for (index, part) in (Parts { rest: Some(text) }).filter(is_kept).enumerate() {
+        if index > 0 {
+            kept.push(PROPERTY_SEPARATOR);
+        }
+        kept.push_str(part.text);
+    }
+    kept
 }
 
 #[cfg(test)]
@@ -186,6 +278,24 @@ mod tests {
         assert_eq!(Properties(text).keys().collect::<Vec<_>>(), ["k3", "k4"]);
         assert_eq!(Properties("").iter().count(), 0);
         assert_eq!(Properties("a\u{1}b").get("A"), None);
+    }
+
+    #[test]
+    fn knows_what_it_finds_by_name() {
+        let text = "KEYS\u{1}k1 k2\u{2}WAIT\u{1}\u{2}TAGS\u{1}t\u{2}UNIQ_KEY\u{1}1\u{2}DELAY\u{1}3\u{2}x\u{1}y\u{2}UNIQ_KEY\u{1}2\u{2}TRAN_MSG\u{1}true";
+        let properties = Properties(text);
+        let known = properties.known();
+        let by_name = Known {
+            unique_key: properties.get(UNIQ_KEY),
+            keys: properties.get(KEYS),
+            tags: properties.get(TAGS),
+            wait: properties.get(WAIT),
+            delay: properties.get(DELAY),
+            transaction: properties.get(TRAN_MSG),
+        };
+        assert_eq!(known, by_name);
+        assert_eq!((known.unique_key, known.wait), (Some("2"), None));
+        assert!(known.keys().eq(properties.keys()));
     }
 
     #[test]
@@ -227,6 +337,10 @@ mod tests {
                 model.insert(name.to_owned(), value.to_owned());
             }
             let mut buf = PropertiesBuf::new(text.clone());
+            let mut removed = buf.clone();
+            removed.remove("a");
+            removed.remove("b");
+            prop_assert_eq!(PropertiesBuf::without(&text, &["a", "b"]), removed);
             for (name, value) in changes {
                 match value {
                     Some(value) => {

@@ -9,7 +9,7 @@
 
 use std::borrow::Cow;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 
 use super::{Command, CommandError, Language};
 use crate::{fields::Fields, frame::HeaderType};
@@ -63,26 +63,32 @@ pub(super) fn fits(command: &Command) -> bool {
         && command.fields.as_ref().is_none_or(names_fit)
 }
 
-/// The caller has asked [`fits`].
-pub(super) fn encode(command: &Command, out: &mut BytesMut) {
+/// What stands before the fields; they follow, each by [`field`]. The caller has asked [`fits`].
+pub(super) fn begin(command: &Command, out: &mut Vec<u8>) {
     out.put_i16(command.code as i16);
     out.put_u8(command.language.byte());
     out.put_i16(command.version as i16);
     out.put_i32(command.opaque);
     out.put_i32(command.flag);
     put_long(out, command.remark.as_deref().unwrap_or_default());
-    let length_at = out.len();
     out.put_u32(0);
-    for (name, value) in command.fields.iter().flat_map(Fields::iter) {
-        out.put_u16(name.len() as u16);
-        out.put_slice(name.as_bytes());
-        put_long(out, value);
-    }
-    let fields_len = (out.len() - length_at - 4) as u32;
-    out[length_at..length_at + 4].copy_from_slice(&fields_len.to_be_bytes());
 }
 
-fn put_long(out: &mut BytesMut, text: &str) {
+/// One field.
+pub(super) fn field(name: &str, value: &[u8], out: &mut Vec<u8>) {
+    out.put_u16(name.len() as u16);
+    out.put_slice(name.as_bytes());
+    out.put_u32(value.len() as u32);
+    out.put_slice(value);
+}
+
+/// Notes how long the fields are, which start at `fields_at`.
+pub(super) fn end(fields_at: usize, out: &mut [u8]) {
+    let fields_len = (out.len() - fields_at) as u32;
+    out[fields_at - 4..fields_at].copy_from_slice(&fields_len.to_be_bytes());
+}
+
+fn put_long(out: &mut Vec<u8>, text: &str) {
     out.put_u32(text.len() as u32);
     out.put_slice(text.as_bytes());
 }

@@ -114,6 +114,23 @@ impl SendMessageResponse<'_> {
             None => response,
         }
     }
+
+    /// Appends the frame of what [`SendMessageResponse::encode`] makes.
+    pub fn append_to(&self, out: &mut Vec<u8>, request: &Command, code: i32, trace: Trace<'_>) {
+        Command::response_to(request, code).encode_head_with(0, true, out, |fields| {
+            match u64::try_from(self.queue_id) {
+                Ok(queue_id) => fields.put_number("queueId", queue_id),
+                Err(_) => fields.put("queueId", &self.queue_id.to_string()),
+            }
+            fields.put_plain("TRACE_ON", if trace.on { b"true" } else { b"false" });
+            fields.put("MSG_REGION", trace.region);
+            fields.put("msgId", self.msg_id);
+            fields.put_number("queueOffset", self.queue_offset);
+            if let Some(id) = self.transaction_id {
+                fields.put("transactionId", id);
+            }
+        });
+    }
 }
 
 /// What the broker tells a producer about message tracing, on every answer to a send, errors too.

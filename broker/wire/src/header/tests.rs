@@ -2,7 +2,7 @@ use super::{
     RequestError,
     offset::{QueryConsumerOffset, SearchOffset},
     pull::{PullMessage, PullStatus},
-    send::{SendBack, SendMessage},
+    send::{SendBack, SendMessage, SendMessageResponse, Trace},
     transaction::{EndTransaction, TransactionOutcome},
 };
 use crate::{
@@ -126,4 +126,22 @@ fn fields_of_5x_clients() {
     let fields = [("topic", "T"), ("queueId", "0"), ("timestamp", "-1"), ("boundaryType", "UPPER")];
     let search = command(request::SEARCH_OFFSET_BY_TIMESTAMP, &fields);
     assert!(SearchOffset::decode(&search).unwrap().upper_boundary);
+}
+
+#[test]
+fn an_answer_to_a_send_written_straight_is_the_same() {
+    use crate::frame::HeaderType;
+    let trace = Trace { region: "Default\"Region", on: true };
+    for header_type in [HeaderType::Json, HeaderType::Rocketmq] {
+        for (queue_id, transaction_id) in [(3, None), (-1, Some("tx")), (0, Some(""))] {
+            let request = Command { header_type, ..Command::request(310, 77) };
+            let response =
+                SendMessageResponse { msg_id: "0A", queue_id, queue_offset: 1_234, transaction_id };
+            let mut straight = vec![1, 2];
+            response.append_to(&mut straight, &request, 10, trace);
+            let mut usual = bytes::BytesMut::from(&[1, 2][..]);
+            response.encode(&request, 10, trace).encode(&mut usual);
+            assert_eq!(straight, usual);
+        }
+    }
 }
