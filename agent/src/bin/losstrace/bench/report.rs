@@ -26,6 +26,8 @@ pub(crate) struct Cost {
     pub cpu_us: Option<f64>,
     pub cpu_user_us: Option<f64>,
     pub cpu_system_us: Option<f64>,
+    /// What the clients used beside it, on the same processors.
+    pub clients_cpu_us: f64,
     /// CPU of the broker's threads, by name.
     pub threads_us: BTreeMap<String, f64>,
     pub write_calls: Option<f64>,
@@ -56,6 +58,7 @@ impl Cost {
             cpu_us: read.then_some(us(user + system)),
             cpu_user_us: read.then_some(us(user)),
             cpu_system_us: read.then_some(us(system)),
+            clients_cpu_us: us(after.clients.saturating_sub(before.clients)),
             threads_us: threads.filter(|(_, used)| *used > 0.0).collect(),
             write_calls: calls(after.write_calls, before.write_calls),
             read_calls: calls(after.read_calls, before.read_calls),
@@ -80,7 +83,7 @@ pub(crate) struct Series {
 type Reader = fn(&Measured) -> Option<f64>;
 
 /// The columns of a table: heading, digits behind the point, where it is read.
-const COLUMNS: [(&str, usize, Reader); 13] = [
+const COLUMNS: [(&str, usize, Reader); 14] = [
     ("MSG/S", 0, |m| Some(m.messages_per_second)),
     ("P50 us", 0, |m| Some(m.latency_us.p50 as f64)),
     ("P90", 0, |m| Some(m.latency_us.p90 as f64)),
@@ -88,6 +91,7 @@ const COLUMNS: [(&str, usize, Reader); 13] = [
     ("P99.9", 0, |m| Some(m.latency_us.p999 as f64)),
     ("MAX", 0, |m| Some(m.latency_us.max as f64)),
     ("CPU us/msg", 2, |m| m.cost.cpu_us),
+    ("CLIENTS", 2, |m| Some(m.cost.clients_cpu_us)),
     ("WRITES/msg", 3, |m| m.cost.write_calls),
     ("FLUSH/msg", 4, |m| Some(m.cost.log_flushes? + m.cost.journal_flushes?)),
     ("JOURNAL B/msg", 2, |m| m.cost.journal_bytes),

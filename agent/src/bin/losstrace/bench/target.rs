@@ -31,6 +31,8 @@ pub(crate) struct Target {
 pub(crate) struct Reading {
     pub user: Duration,
     pub system: Duration,
+    /// CPU of the clients, which is this process.
+    pub clients: Duration,
     /// CPU of each kind of thread, by the name's beginning.
     pub threads: BTreeMap<String, Duration>,
     /// Write calls (files; sockets only where the system counts them).
@@ -127,6 +129,9 @@ impl Target {
         if let Some(pid) = self.pid {
             read_process(pid, &mut reading).with_context(|| format!("process {pid}"))?;
         }
+        let mut clients = Reading::default();
+        read_process(std::process::id(), &mut clients).context("this process")?;
+        reading.clients = clients.user + clients.system;
         Ok(reading)
     }
 }
