@@ -266,6 +266,7 @@ impl Producers {
                 born_timestamp_ms: now_us / 1000,
                 born_host: "127.0.0.1:5000".parse().unwrap(),
                 reconsume_times: 0,
+                max_reconsume_times: None,
                 deliver_at_ms: None,
                 message_type: None,
             }],

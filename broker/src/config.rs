@@ -48,6 +48,10 @@ pub struct Config {
     pub snapshot_interval_ms: u64,
     /// Log bytes between snapshots: bounds how much a restart reads.
     pub snapshot_log_bytes: u64,
+    /// Most of the disk the journal may fill, percent. Frames are kept until every agent has them and their messages have expired; an
+    /// agent that stays away for good must not fill the disk. Beyond this the oldest go all the same: the agent that comes back is
+    /// told, counts a gap with its bound, and starts over from a snapshot.
+    pub journal_disk_percent: u8,
     /// A client not heard of for this long is gone, ms (RocketMQ: 120 s).
     pub client_timeout_ms: u64,
     /// State facts in the journal. Off only to measure what tracking costs: without it nothing can be traced.
@@ -105,6 +109,7 @@ impl Default for Config {
             segment_bytes: 256 * 1024 * 1024,
             snapshot_interval_ms: 30 * SECOND,
             snapshot_log_bytes: 256 * 1024 * 1024,
+            journal_disk_percent: 10,
             client_timeout_ms: 120 * SECOND,
             journal: true,
         }
@@ -152,6 +157,7 @@ impl Config {
         let fits = self.segment_bytes >= 2 * (self.max_body_bytes as u64 + 64 * 1024);
         check(fits, "segment_bytes", "must hold two of the largest messages (2 x (max_body_bytes + 64 KiB))");
         check(self.snapshot_interval_ms >= 100, "snapshot_interval_ms", "must be at least 100");
+        check((1..=100).contains(&self.journal_disk_percent), "journal_disk_percent", "must be 1 to 100");
         check(self.client_timeout_ms >= 1000, "client_timeout_ms", "must be at least 1000");
         found
     }

@@ -85,6 +85,8 @@ pub struct Counters {
     pub log_flushes_total: u64,
     /// Flushes of the journal.
     pub journal_flushes_total: u64,
+    /// Bytes of the journal given up because it was over its share of the disk, whether or not agents had them.
+    pub journal_dropped_bytes: u64,
 }
 
 /// The broker's core.

@@ -3,7 +3,7 @@
 //! decides what an answer means. Called by the binary's in-process source, and by agents elsewhere.
 //!
 //! A reader is a name that stays the same over restarts. Its newest stream is the one that counts. What it has confirmed is kept
-//! in memory only: after a restart nothing of the journal is given up before the reader has confirmed again.
+//! in memory only, its name on disk: after a restart nothing of the journal is given up before every reader has confirmed again.
 
 mod readers;
 mod search;
@@ -23,7 +23,9 @@ use lifecycle::clock::Now;
 use lifecycle::identity::{Incarnation, MessageIdentity, Name};
 use lifecycle::position::Position;
 use readers::Readers;
+use std::path::Path;
 use std::sync::Arc;
+use store::disk::Disk;
 use store::error::StoreError;
 use store::journal::JournalView;
 use stream::{Reading, Run};
@@ -53,6 +55,9 @@ pub enum FeedError {
     /// This journal does not hold the run: the reader starts over from a snapshot.
     #[error("run {0} is not in this journal")]
     UnknownRun(Incarnation),
+    /// The journal does not hold all that follows any more: the reader starts over from a snapshot, and misses what lies between.
+    #[error("frames after {} of run {} are not kept any more", .0.sequence, .0.incarnation)]
+    Trimmed(Position),
     /// The question makes no sense.
     #[error("bad request: {0}")]
     Invalid(&'static str),
@@ -97,6 +102,12 @@ impl FeedHandle {
         FeedHandle { broker_name, journal, core, heads, runs, readers: Arc::default() }
     }
 
+    /// Keeps the names of the readers in `dir`, and knows those that are there already.
+    pub fn with_readers_kept(self, disk: Arc<dyn Disk>, dir: &Path) -> Result<FeedHandle, StoreError> {
+        let readers = Arc::new(Readers::kept(disk, dir)?);
+        Ok(FeedHandle { readers, ..self })
+    }
+
     /// Frames after `after`, run after run, then live. Replaces the reader's older stream. Must be called within a tokio runtime.
     ///
     /// Starts at the reset point at or before the next frame, or at the first one kept; a position without a run stands for the
@@ -114,9 +125,15 @@ impl FeedHandle {
     ) -> Result<BatchStream, FeedError> {
         let after = if after.incarnation == Incarnation::NONE { self.oldest() } else { after };
         let start = self.rank(after.incarnation).ok_or(FeedError::UnknownRun(after.incarnation))?;
-        let kept = self.journal.incarnations().iter().any(|run| run.incarnation == after.incarnation);
-        if !kept && self.runs.get(start).is_some_and(|run| after.sequence < run.last_sequence) {
-            return Err(FeedError::UnknownRun(after.incarnation));
+        let runs = self.journal.incarnations();
+        let trimmed = match runs.iter().find(|run| run.incarnation == after.incarnation) {
+            Some(kept) => after.sequence + 1 < kept.first_sequence,
+            None => self.runs.get(start).is_some_and(|run| after.sequence < run.last_sequence),
+        };
+        if trimmed {
+            // the journal goes on without it: it starts over
+            self.readers.meet(reader)?;
+            return Err(FeedError::Trimmed(after));
         }
         self.readers.attach(reader, after, stop.clone())?;
         let (batches, stream) = mpsc::channel(BATCHES_WAITING_MAX);

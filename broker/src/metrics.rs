@@ -108,6 +108,7 @@ pub struct Metrics {
     refused: IntCounter,
     frames: IntCounter,
     flushes: [IntCounter; 2],
+    journal_dropped: IntCounter,
     topics: IntGauge,
     groups: IntGauge,
     flush_behind_bytes: IntGauge,
@@ -211,6 +212,10 @@ impl Metrics {
                 r.counter("losstrace_broker_log_flushes_total", "Flushes of the commit log.")?,
                 r.counter("losstrace_broker_journal_flushes_total", "Flushes of the journal.")?,
             ],
+            journal_dropped: r.counter(
+                "losstrace_broker_journal_dropped_bytes_total",
+                "Bytes of the journal given up over its share of the disk, whether or not agents had them.",
+            )?,
             topics: r.gauge("rocketmq_topic_number", "Topics, the broker's own included.")?,
             groups: r.gauge("rocketmq_consumer_group_number", "Consumer groups.")?,
             flush_behind_bytes: r.gauge(
@@ -267,6 +272,7 @@ impl Metrics {
             (&self.frames, counters.frames_total),
             (log_flushes, counters.log_flushes_total),
             (journal_flushes, counters.journal_flushes_total),
+            (&self.journal_dropped, counters.journal_dropped_bytes),
         ] {
             raise(counter, total);
         }

@@ -177,7 +177,8 @@ async fn open(
     let (position, flushed_sequence) = core.journal_head();
     let (head, heads) = watch::channel(FeedHead { position, flushed_sequence });
     let broker_name = parts.config.broker_name.as_str().into();
-    let feed = FeedHandle::new(broker_name, core.journal_view(), handle.clone(), heads);
+    let feed = FeedHandle::new(broker_name, core.journal_view(), handle.clone(), heads)
+        .with_readers_kept(parts.disk.clone(), &parts.dir)?;
     let flushers = Flushers::start(&handle)?;
     let remoting_stats = Arc::new(RemotingStats::default());
     let turns = Turns {

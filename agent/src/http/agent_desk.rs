@@ -235,7 +235,15 @@ fn found(broker: &str, place: Place) -> FoundMessage {
 }
 
 impl Desk for AgentDesk {
+    fn alive(&self) -> Result<(), String> {
+        match self.agent.failure() {
+            Some(reason) => Err(format!("the agent has stopped: {reason}")),
+            None => Ok(()),
+        }
+    }
+
     fn ready(&self) -> Result<(), String> {
+        self.alive()?;
         let status = self.agent.status();
         let behind = || {
             let late = status.sources.iter().filter(|source| !source.complete());

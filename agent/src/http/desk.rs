@@ -97,6 +97,8 @@ pub struct Decision {
 
 /// Who answers the routes.
 pub trait Desk: Send + Sync + 'static {
+    /// `Err` says why the agent has stopped by itself.
+    fn alive(&self) -> Result<(), String>;
     /// `Err` says what is still waited for.
     fn ready(&self) -> Result<(), String>;
     /// Everything the metrics show, now.

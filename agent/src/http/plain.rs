@@ -18,9 +18,10 @@ pub async fn metrics(State(door): State<Shared>) -> Result<Response, Problem> {
     Ok(([(header::CONTENT_TYPE, TEXT)], text).into_response())
 }
 
-/// `/healthz`: the process lives.
-pub async fn healthz() -> &'static str {
-    "ok\n"
+/// `/healthz`: the process lives, and the agent in it has not given up. Waiting for replay is no illness.
+pub async fn healthz(State(door): State<Shared>) -> Result<&'static str, Problem> {
+    door.desk.alive().map_err(Problem::busy)?;
+    Ok("ok\n")
 }
 
 /// `/readyz`: answers can be believed.

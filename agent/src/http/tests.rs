@@ -15,6 +15,7 @@ const INCIDENT: &str = "018f0000-0000-7000-8000-000000000001";
 
 #[derive(Default)]
 struct Cardboard {
+    dead: AtomicBool,
     not_ready: AtomicBool,
     full: AtomicBool,
     losses: Vec<LossItem>,
@@ -73,6 +74,9 @@ impl Cardboard {
 }
 
 impl Desk for Cardboard {
+    fn alive(&self) -> Result<(), String> {
+        if self.dead.load(Ordering::Relaxed) { Err("the agent has stopped: disk".into()) } else { Ok(()) }
+    }
     fn ready(&self) -> Result<(), String> {
         if self.not_ready.load(Ordering::Relaxed) { Err("replaying broker-a".into()) } else { Ok(()) }
     }
@@ -473,6 +477,9 @@ fn metrics_and_readiness_wait_for_replay_and_health_does_not() {
     }
     for path in ["/healthz", "/-/healthy"] {
         assert_eq!(stand.get(path).status, 200);
+        stand.desk.dead.store(true, Ordering::Relaxed);
+        check_problem(&stand.get(path), 503, "the agent has stopped: disk");
+        stand.desk.dead.store(false, Ordering::Relaxed);
     }
     stand.desk.not_ready.store(false, Ordering::Relaxed);
     assert_eq!(stand.get("/readyz").status, 200);

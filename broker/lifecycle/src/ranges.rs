@@ -176,6 +176,18 @@ impl Ranges {
         out
     }
 
+    /// The first run of `from..to` that is *not* in the set; the beginning of [`Self::missing`], without building it.
+    pub fn first_missing(&self, from: u64, to: u64) -> Option<(u64, u64)> {
+        let mut at = from;
+        for (a, b) in self.overlapping(from, to) {
+            if a > at {
+                return Some((at, a));
+            }
+            at = b;
+        }
+        (at < to).then_some((at, to))
+    }
+
     /// Whether every offset of `from..to` is in the set.
     pub fn covers(&self, from: u64, to: u64) -> bool {
         from >= to || self.overlapping(from, to).next().is_some_and(|(a, b)| a <= from && b >= to)

@@ -160,6 +160,8 @@ pub struct ConfigureTopic {
     pub perm: u32,
     /// `NORMAL` when not said.
     pub message_type: Name,
+    /// Leave an existing topic as it is: made at its first use, while an operator may be configuring it.
+    pub only_if_absent: bool,
     /// Who asks.
     pub actor: Name,
 }

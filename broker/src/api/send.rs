@@ -55,6 +55,8 @@ pub struct NewMessage {
     pub born_host: SocketAddr,
     /// How often it was sent back before.
     pub reconsume_times: i32,
+    /// After how many a message sent to a retry topic is dead; `None`: the group's own maximum.
+    pub max_reconsume_times: Option<i32>,
     /// A delivery time of the gRPC protocol, wall ms. (Delay levels are read from the properties.)
     pub deliver_at_ms: Option<u64>,
     /// What the client calls it; checked against the topic's type when given.

@@ -2,23 +2,24 @@
 //! or, at the last attempt, copied to the group's dead-letter queue. Whether a receipt handle is valid is decided by the state alone,
 //! so handles survive a restart of the broker.
 
+mod attempts;
 mod handle;
+mod handout;
+mod renewal;
 mod waiting;
 
 pub(super) use waiting::WaitingReceives;
 
 use super::Core;
-use super::pull::{Filter, PULL_BYTES_MAX, PULL_MESSAGES_MAX, ScanLimits};
-use super::topics::PERM_READ;
 use crate::api::{
     AckMessages, Answer, ChangeInvisible, ForwardToDeadLetter, LeasedMessage, ReceiveMessages, Refusal,
-    ReplyFn, StartPolicy,
+    ReplyFn,
 };
-use crate::state::{GroupQueue, WHILE_MEMBER_LIVES};
-use bytes::Bytes;
+use crate::state::GroupQueue;
+use attempts::Attempts;
 use handle::Handle;
 use lifecycle::clock::Now;
-use lifecycle::fact::{ConsumeModel, Fact};
+use lifecycle::fact::Fact;
 use lifecycle::identity::{Name, QueueKey};
 use lifecycle::ranges::Ranges;
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,11 +37,24 @@ pub(super) struct LeaseBook {
     ends: BTreeSet<(u64, Name, QueueKey)>,
     at: BTreeMap<(Name, QueueKey), u64>,
     copying: BTreeSet<(Name, QueueKey, u64)>,
+    /// What clients were answered last, for whoever did not get it.
+    attempts: Attempts,
+    /// How long leases bound to a member's life have been out.
+    renewals: renewal::Renewals,
+    /// Per group and queue: below it nothing is free to be handed out. Forgotten when the group consumes by offsets.
+    cursors: BTreeMap<(Name, QueueKey), u64>,
 }
 
 impl LeaseBook {
     pub(super) fn next_end_ms(&self) -> Option<u64> {
-        self.ends.first().map(|(end, _, _)| *end)
+        self.ends.first().map(|(end, _, _)| *end).into_iter().chain(self.renewals.next_look_ms()).min()
+    }
+
+    /// A consumer by offsets has been here: what it leaves is looked for anew.
+    pub(super) fn consumed_by_offsets(&mut self, group: &Name, queue: QueueKey) {
+        if !self.cursors.is_empty() {
+            self.cursors.remove(&(group.clone(), queue));
+        }
     }
 
     fn set(&mut self, group: &Name, queue: QueueKey, next_end: Option<u64>) {
@@ -62,6 +76,10 @@ impl Core {
         receive: ReceiveMessages,
         reply: ReplyFn<Answer<Vec<LeasedMessage>>>,
     ) {
+        self.waiting.receives.drop_attempt(&receive);
+        if let Some(messages) = self.answer_again(now, &receive) {
+            return self.answer(reply, Ok(messages));
+        }
         match self.try_receive(now, &receive) {
             Err(refusal) => self.answer(reply, Err(refusal)),
             Ok(messages) if messages.is_empty() && receive.wait_ms > 0 => {
@@ -69,160 +87,6 @@ impl Core {
             }
             Ok(messages) => self.answer(reply, Ok(messages)),
         }
-    }
-
-    fn try_receive(&mut self, now: Now, receive: &ReceiveMessages) -> Answer<Vec<LeasedMessage>> {
-        let filter = Filter::parse(&receive.subscription)?;
-        let queues = self.check_receive(receive)?;
-        let wanted = (receive.max_messages as usize).clamp(1, PULL_MESSAGES_MAX);
-        let mut taken = Vec::new();
-        let mut bytes = 0;
-        for queue in queues {
-            if taken.len() >= wanted || bytes >= PULL_BYTES_MAX {
-                break;
-            }
-            let room = ScanLimits { messages: wanted - taken.len(), bytes: PULL_BYTES_MAX - bytes };
-            let from_queue = self.take_from(now, receive, queue, &filter, room)?;
-            bytes += from_queue.iter().map(|message| message.record.len()).sum::<usize>();
-            taken.extend(from_queue);
-        }
-        Ok(taken)
-    }
-
-    /// The queues to look at, starting with another one each time so that none starves.
-    fn check_receive(&mut self, receive: &ReceiveMessages) -> Answer<Vec<QueueKey>> {
-        self.ensure_group(&receive.group)?;
-        let Some(topic) = self.state.topic(&receive.topic) else {
-            return Err(Refusal::TopicNotFound(receive.topic.to_string()));
-        };
-        if topic.config.perm & PERM_READ == 0 {
-            return Err(Refusal::NoPermission { topic: receive.topic.to_string(), what: "reading" });
-        }
-        let (incarnation, count) = (topic.config.topic, topic.queue_count);
-        let group = self.state.group(&receive.group);
-        if group.is_some_and(|group| !group.consume_enabled) {
-            return Err(Refusal::NoPermission {
-                topic: receive.topic.to_string(),
-                what: "reading by this group",
-            });
-        }
-        if group.and_then(|group| group.model()).is_some_and(|model| model != ConsumeModel::Lease) {
-            return Err(Refusal::WrongConsumeModel(receive.group.to_string(), "offsets"));
-        }
-        self.pin(&receive.group, &receive.topic, StartPolicy::Last, ConsumeModel::Lease);
-        self.next_queue = self.next_queue.wrapping_add(1);
-        let start = self.next_queue % count.max(1);
-        let all = (0..count).map(|n| (n + start) % count);
-        let chosen: Vec<u32> = match receive.queue_id {
-            Some(id) if id < count => vec![id],
-            Some(id) => {
-                return Err(Refusal::QueueNotFound {
-                    topic: receive.topic.to_string(),
-                    queue_id: i64::from(id),
-                });
-            }
-            None => all.collect(),
-        };
-        Ok(chosen.into_iter().map(|queue_id| QueueKey { topic: incarnation, queue_id }).collect())
-    }
-
-    fn take_from(
-        &mut self,
-        now: Now,
-        receive: &ReceiveMessages,
-        queue: QueueKey,
-        filter: &Filter,
-        room: ScanLimits,
-    ) -> Answer<Vec<LeasedMessage>> {
-        let fifo = self
-            .state
-            .topic_of(queue.topic)
-            .is_some_and(|topic| topic.config.message_type.as_ref() == "FIFO");
-        let attempts_max = self.attempts_max(&receive.group);
-        let Some(at) = self.group_queue(&receive.group, queue) else { return Ok(Vec::new()) };
-        if at.leases.len() >= LEASES_PER_QUEUE_MAX {
-            return Ok(Vec::new());
-        }
-        let mut again: Vec<(u64, u32)> = at
-            .lease_ends
-            .iter()
-            .take_while(|(until, _)| *until <= now.wall_ms)
-            .filter_map(|(_, offset)| at.leases.get(offset).map(|lease| (*offset, lease.attempt + 1)))
-            .filter(|(_, attempt)| *attempt <= attempts_max)
-            .take(room.messages)
-            .collect();
-        again.sort_unstable();
-        // an ordered queue hands out nothing new, and nothing out of turn, while a message is out
-        let out = at.leases.len() > again.len();
-        if fifo
-            && (out
-                || (!again.is_empty() && at.leases.keys().next() != again.first().map(|(offset, _)| offset)))
-        {
-            return Ok(Vec::new());
-        }
-        let from = at.next;
-        let mut found: Vec<(u64, u32, Bytes)> = Vec::new();
-        for (offset, attempt) in &again {
-            match self.record_at(queue, *offset).map_err(|error| self.read_failed(error))? {
-                Some(logged) => found.push((*offset, *attempt, logged.record)),
-                None => {
-                    tracing::warn!(group = %receive.group, offset, "leased message is no longer in the log")
-                }
-            }
-        }
-        if (!fifo || again.is_empty()) && found.len() < room.messages {
-            let end = self.flush.readable_end(queue, self.state.bounds(queue).max_offset);
-            let left = ScanLimits { messages: room.messages - found.len(), ..room };
-            let scanned =
-                self.scan(queue, from, end, filter, left).map_err(|error| self.read_failed(error))?;
-            if !scanned.filtered.is_empty() {
-                self.state(Fact::Filtered {
-                    group: receive.group.clone(),
-                    queue,
-                    ranges: scanned.filtered,
-                    expression: filter.expression().clone(),
-                });
-            }
-            found.extend(scanned.records.into_iter().map(|(offset, record)| (offset, 1, record)));
-        }
-        Ok(self.lease_out(now, receive, queue, found))
-    }
-
-    fn lease_out(
-        &mut self,
-        now: Now,
-        receive: &ReceiveMessages,
-        queue: QueueKey,
-        found: Vec<(u64, u32, Bytes)>,
-    ) -> Vec<LeasedMessage> {
-        let lease_until_ms = match receive.auto_renew {
-            // somebody we do not know as alive could not be seen to die: its lease ends by time
-            true if self.sessions.is_alive(&receive.client) => WHILE_MEMBER_LIVES,
-            _ => now.wall_ms + receive.invisible_ms.min(LEASE_MAX_MS),
-        };
-        let mut by_attempt: BTreeMap<u32, Ranges> = BTreeMap::new();
-        for (offset, attempt, _) in &found {
-            by_attempt.entry(*attempt).or_default().insert(*offset, offset + 1);
-        }
-        for (attempt, ranges) in by_attempt {
-            self.counters.get_total += ranges.len();
-            self.state(Fact::Delivered {
-                group: receive.group.clone(),
-                queue,
-                ranges,
-                member: receive.client.clone(),
-                attempt,
-                lease_until_ms,
-            });
-        }
-        self.refresh_ends(&receive.group, queue, now);
-        let leased = |(offset, attempt, record)| LeasedMessage {
-            record,
-            topic: receive.topic.clone(),
-            handle: Handle { queue, offset, attempt, until_ms: state_until(lease_until_ms) }.to_string(),
-            attempt,
-        };
-        found.into_iter().map(leased).collect()
     }
 
     pub(super) fn ack(&mut self, now: Now, acks: AckMessages) -> Vec<Answer<()>> {
@@ -314,6 +178,7 @@ impl Core {
             self.waiting.touch(queue);
         }
         self.leases_of_lost_members(now);
+        self.renewals_due(now);
     }
 
     fn leases_over(&mut self, now: Now, group: &Name, queue: QueueKey) {
@@ -337,6 +202,7 @@ impl Core {
     /// Leases that last while their member lives end with it.
     fn leases_of_lost_members(&mut self, now: Now) {
         for (group, member) in std::mem::take(&mut self.sessions.lost) {
+            self.leases.attempts.forget(&member);
             let Some(known) = self.state.group(&group) else { continue };
             let lost: Vec<(QueueKey, Ranges)> = known
                 .queues
@@ -351,12 +217,17 @@ impl Core {
                 .filter(|(_, ranges)| !ranges.is_empty())
                 .collect();
             for (queue, ranges) in lost {
-                self.state(Fact::LeaseExpired { group: group.clone(), queue, ranges });
-                self.leases_over(now, &group, queue);
-                self.refresh_ends(&group, queue, now);
-                self.waiting.touch(queue);
+                self.end_leases(now, &group, queue, ranges);
             }
         }
+    }
+
+    /// Nobody holds these any more: visible again, or dead.
+    fn end_leases(&mut self, now: Now, group: &Name, queue: QueueKey, ranges: Ranges) {
+        self.state(Fact::LeaseExpired { group: group.clone(), queue, ranges });
+        self.leases_over(now, group, queue);
+        self.refresh_ends(group, queue, now);
+        self.waiting.touch(queue);
     }
 
     /// Copies a message to the group's dead-letter queue; the stored copy settles it.
@@ -391,11 +262,7 @@ impl Core {
 
     fn lease_over(&mut self, group: &Name, queue: QueueKey, now: Now) {
         self.refresh_ends(group, queue, now);
-        let fifo = self
-            .state
-            .topic_of(queue.topic)
-            .is_some_and(|topic| topic.config.message_type.as_ref() == "FIFO");
-        if fifo {
+        if self.is_ordered(queue) {
             self.waiting.touch(queue);
         }
     }
@@ -440,8 +307,4 @@ impl Core {
     fn group_queue(&self, group: &str, queue: QueueKey) -> Option<&GroupQueue> {
         self.state.group(group)?.queues.get(&queue)
     }
-}
-
-fn state_until(lease_until_ms: u64) -> u64 {
-    if lease_until_ms == WHILE_MEMBER_LIVES { u64::MAX } else { lease_until_ms }
 }

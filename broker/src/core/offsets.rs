@@ -61,11 +61,18 @@ impl Core {
         } else {
             MoveReason::Reset
         };
+        // progress says nothing of what is out under a lease, or given back: it ends there, until that is settled or pulled
+        let out = at.leases.range(from..offset.max(from)).next().map(|(out, _)| *out);
+        let to = out.filter(|_| reason == MoveReason::Commit).unwrap_or(offset);
+        if to == from {
+            return Ok(());
+        }
+        self.leases.consumed_by_offsets(group, queue);
         self.state(Fact::OffsetMoved {
             group: group.clone(),
             queue,
             from,
-            to: offset,
+            to,
             reason,
             actor: client.clone(),
         });

@@ -27,6 +27,9 @@ pub(crate) const WAITING_MAX: usize = 50_000;
 /// Longest a pull may wait, ms.
 pub(crate) const SUSPEND_MAX_MS: u64 = 60_000;
 
+/// Most runs of free messages one scan reads: settled ones between them cost a look-up each.
+const RUNS_PER_SCAN_MAX: usize = 256;
+
 /// A tag filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Filter {
@@ -53,6 +56,11 @@ impl Filter {
             }
         }
         Ok(Filter { tags, expression: subscription.expression.clone() })
+    }
+
+    /// Lets everything pass.
+    pub(super) fn everything() -> Filter {
+        Filter { tags: BTreeMap::new(), expression: "*".into() }
     }
 
     /// The expression as the client wrote it.
@@ -246,7 +254,9 @@ impl Core {
             return Ok((!waits).then(|| answer(PullStatus::OffsetOverflowOne, offset)));
         }
         let limits = ScanLimits::of(pull);
-        let found = self.scan(queue, offset, end, &filter, limits).map_err(|e| self.read_failed(e))?;
+        // what was settled one by one, under a lease or by a copy, is not handed out again
+        let scan = Scan { filter: &filter, limits, leases: false };
+        let found = self.scan_for(group, queue, (offset, end), &scan).map_err(|e| self.read_failed(e))?;
         self.state_scanned(group, queue, &pull.client, &filter, &found);
         let status = match (found.records.is_empty(), found.filtered.is_empty()) {
             (false, _) => PullStatus::Found,
@@ -282,7 +292,7 @@ impl Core {
             return Filter::parse(subscription);
         }
         if pull.queue.topic.starts_with(RETRY_PREFIX) {
-            return Ok(Filter { tags: BTreeMap::new(), expression: "*".into() });
+            return Ok(Filter::everything());
         }
         let group = self.state.group(&pull.queue.group);
         let Some((expression, version)) = group.and_then(|group| group.expression(&pull.queue.topic)) else {
@@ -308,11 +318,47 @@ impl Core {
         }
     }
 
-    pub(super) fn scan(
+    /// Scans what a group is not done with: `from..end` without what it settled, and for leases without what is out.
+    pub(super) fn scan_for(
+        &mut self,
+        group: &Name,
+        queue: QueueKey,
+        (from, end): (u64, u64),
+        scan: &Scan<'_>,
+    ) -> Result<Scanned, StoreError> {
+        let Scan { filter, mut limits, leases } = *scan;
+        let mut all = Scanned { next: from, ..Default::default() };
+        for _ in 0..RUNS_PER_SCAN_MAX {
+            let at = self.state.group(group).and_then(|group| group.queues.get(&queue));
+            let run = match at {
+                // below its position a consumer by offsets reads what it likes
+                Some(at) if leases || all.next >= at.position => at.free_run(all.next, end, leases),
+                _ => (all.next < end).then_some((all.next, end)),
+            };
+            let Some((start, stop)) = run else {
+                all.next = end.max(from);
+                break;
+            };
+            let found = self.scan(queue, (start, stop), filter, limits)?;
+            limits.messages -= found.records.len();
+            limits.bytes = limits
+                .bytes
+                .saturating_sub(found.records.iter().map(|(_, record)| record.len()).sum::<usize>());
+            all.next = found.next;
+            all.records.extend(found.records);
+            all.filtered.union(&found.filtered);
+            all.vanished.union(&found.vanished);
+            if found.next < stop || limits.messages == 0 || limits.bytes == 0 {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    fn scan(
         &mut self,
         queue: QueueKey,
-        from: u64,
-        end: u64,
+        (from, end): (u64, u64),
         filter: &Filter,
         limits: ScanLimits,
     ) -> Result<Scanned, StoreError> {
@@ -372,6 +418,7 @@ impl Core {
         }
         if !found.records.is_empty() {
             self.counters.get_total += found.records.len() as u64;
+            self.leases.consumed_by_offsets(group, queue);
             self.state(Fact::Delivered {
                 group: group.clone(),
                 queue,
@@ -390,6 +437,14 @@ impl Core {
         }
         refusal
     }
+}
+
+/// What a scan for a group looks for.
+pub(super) struct Scan<'a> {
+    pub(super) filter: &'a Filter,
+    pub(super) limits: ScanLimits,
+    /// For a consumer by leases: passes over what is out.
+    pub(super) leases: bool,
 }
 
 /// How much one scan may find.

@@ -67,7 +67,7 @@ impl Core {
     }
 
     fn members(&self, name: &Name) -> Answer<GroupInfo> {
-        let group = self.state.group(name).ok_or_else(|| Refusal::GroupNotOnline(name.to_string()))?;
+        let Some(group) = self.state.group(name) else { return self.members_of_no_group(name) };
         let members: Vec<_> =
             group.members.keys().filter_map(|client| self.sessions.member(client)).collect();
         if members.is_empty() {
@@ -87,6 +87,18 @@ impl Core {
             }
         }
         Ok(GroupInfo { members, subscriptions, declaration: self.sessions.declaration(name).cloned() })
+    }
+
+    /// Clients that declared a group which does not exist and may not be created: they see each other, and nothing else.
+    fn members_of_no_group(&self, name: &Name) -> Answer<GroupInfo> {
+        let clients = self.sessions.consumers_of(name);
+        let members: Vec<_> = clients.filter_map(|client| self.sessions.member(client)).collect();
+        let Some(declaration) = self.sessions.declaration(name).cloned().filter(|_| !members.is_empty())
+        else {
+            return Err(Refusal::GroupNotOnline(name.to_string()));
+        };
+        let subscriptions = declaration.subscriptions.clone();
+        Ok(GroupInfo { members, subscriptions, declaration: Some(declaration) })
     }
 
     fn topic_stats(&mut self, name: &Name) -> Answer<Vec<QueueStats>> {

@@ -122,6 +122,8 @@ impl Core {
             config: parts.config,
             index_from: LogPosition(first),
         };
+        // the journal may go up to what this start has read, once a newer snapshot stands behind it
+        core.snapshot.saved.extend(replayed.snapshot.map(|position| (position, replayed.log_end)));
         if more {
             // a damaged run in the middle: all of it is indexed again, which is rare and simple
             core.index.remove_before(u64::MAX)?;
@@ -132,7 +134,7 @@ impl Core {
     }
 
     fn recover(&mut self, now: Now, replayed: Replayed, same_boot: bool) -> StoreResult<RecoveryReport> {
-        let Replayed { state, base, log_end: queues_from, clean, closed, holes } = replayed;
+        let Replayed { state, base, log_end: queues_from, clean, closed, holes, .. } = replayed;
         let flushed = state.flushed;
         self.state = state;
         let Found { ends, bad, again, scan } = self.scan_log(base, queues_from, flushed)?;
@@ -348,6 +350,8 @@ struct Replayed {
     log_end: LogPosition,
     clean: bool,
     closed: Vec<(Incarnation, u64)>,
+    /// Where the snapshot stands in the journal.
+    snapshot: Option<Position>,
     /// Journal frames are missing.
     holes: bool,
 }
@@ -373,7 +377,8 @@ fn replay(view: &JournalView, snapshot: Option<&Snapshot>, new: Incarnation) -> 
         .map(|(incarnation, sequence)| Position { incarnation: *incarnation, sequence: *sequence });
     let nothing_before = closed.is_empty() && snapshot.is_none();
     let clean = nothing_before || snapshot.is_some_and(|s| s.clean && Some(s.position) == last);
-    Ok(Replayed { state: fold.state, base, log_end, clean: clean && !fold.holes, closed, holes: fold.holes })
+    let (clean, holes) = (clean && !fold.holes, fold.holes);
+    Ok(Replayed { state: fold.state, base, log_end, clean, closed, snapshot: start, holes })
 }
 
 struct Fold {

@@ -23,6 +23,8 @@ pub(super) struct RetentionState {
     pub(super) next_due_ms: u64,
     pub(super) refuses_sends: bool,
     pub(super) used_percent: u8,
+    /// Size of the disk, bytes; 0: not known.
+    pub(super) disk_bytes: u64,
 }
 
 impl Core {
@@ -38,6 +40,7 @@ impl Core {
             }
         };
         self.retention.used_percent = space.used_percent();
+        self.retention.disk_bytes = space.total_bytes;
         let refuses = self.retention.used_percent >= self.config.disk_refuse_percent;
         if refuses != self.retention.refuses_sends {
             tracing::warn!(

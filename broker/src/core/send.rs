@@ -253,8 +253,9 @@ impl Core {
         let Some(group) = topic.config.name.strip_prefix(RETRY_PREFIX) else {
             return Ok((topic.clone(), queue_id, properties));
         };
-        let maximum = self.state.group(group).map_or(self.config.retry_max, |group| group.retry_max);
-        if message.reconsume_times < maximum as i32 {
+        let of_group = self.state.group(group).map_or(self.config.retry_max, |group| group.retry_max);
+        let maximum = message.max_reconsume_times.unwrap_or(of_group as i32);
+        if message.reconsume_times < maximum {
             return Ok((topic.clone(), queue_id, properties));
         }
         let (name, _) = self.dead_letter_queue(&group.into())?;

@@ -69,6 +69,12 @@ impl Sessions {
         })
     }
 
+    /// Clients that declared to consume in a group, in the order of their ids.
+    pub(super) fn consumers_of(&self, group: &str) -> impl Iterator<Item = &Name> {
+        let declared = move |client: &&Client| client.consumers.contains_key(group);
+        self.clients.iter().filter(move |(_, client)| declared(client)).map(|(id, _)| id)
+    }
+
     /// A group's declaration, of any member.
     pub(super) fn declaration(&self, group: &str) -> Option<&ConsumerDeclaration> {
         self.clients.values().find_map(|client| client.consumers.get(group))
@@ -148,6 +154,15 @@ impl Core {
             self.leave(&group, &heartbeat.client, LeaveReason::Unregistered);
         }
         for consumer in heartbeat.consumers {
+            if self.state.group(&consumer.group).is_none() && !self.config.auto_create_groups {
+                // as RocketMQ: the client is known and told of its fellows, its pulls are refused; a group that is not there owes
+                // nothing, so there is nothing to state
+                let known = before.as_ref().is_some_and(|c| c.consumers.contains_key(&consumer.group));
+                if !known {
+                    self.notify_members(&consumer.group);
+                }
+                continue;
+            }
             self.join(&heartbeat.client, consumer)?;
         }
         Ok(())
@@ -159,9 +174,6 @@ impl Core {
             return Err(Refusal::BadParameter(format!("at most {SUBSCRIPTIONS_MAX} subscriptions")));
         }
         let group = self.state.group(&consumer.group);
-        if group.is_none() && !self.config.auto_create_groups {
-            return Err(Refusal::GroupNotFound(consumer.group.to_string()));
-        }
         for subscription in &consumer.subscriptions {
             super::pull::Filter::parse(subscription)?;
         }
@@ -246,6 +258,8 @@ impl Core {
         if self.state.group(group).is_some_and(|group| group.members.contains_key(client)) {
             self.state(Fact::MemberLeft { group: group.clone(), member: client.clone(), reason });
             self.sessions.lost.push((group.clone(), client.clone()));
+            self.notify_members(group);
+        } else if self.state.group(group).is_none() {
             self.notify_members(group);
         }
     }

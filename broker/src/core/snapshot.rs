@@ -82,6 +82,18 @@ impl SnapshotState {
         }
     }
 
+    /// Beyond the limit every second one is forgotten: then the journal is only trimmed in larger steps.
+    fn note_saved(&mut self, place: Option<(Position, LogPosition)>) {
+        if self.saved.len() >= SAVED_MAX {
+            let mut keep = false;
+            self.saved.retain(|_| {
+                keep = !keep;
+                keep
+            });
+        }
+        self.saved.extend(place);
+    }
+
     pub(super) fn next_due_ms(&self) -> Option<u64> {
         (self.checkpoint.is_some() && self.prepared.is_none()).then_some(self.last_ms + self.interval_ms)
     }
@@ -138,8 +150,8 @@ impl Core {
             JobDone::Snapshot(checkpoint, saved) => {
                 self.snapshot.checkpoint = Some(checkpoint);
                 let place = self.snapshot.saving.take();
-                if saved.is_ok() && self.snapshot.saved.len() < SAVED_MAX {
-                    self.snapshot.saved.extend(place);
+                if saved.is_ok() {
+                    self.snapshot.note_saved(place);
                 }
                 saved
             }
@@ -172,7 +184,8 @@ impl Core {
     }
 
     /// Deletes journal frames that nobody needs: all they tell of has expired, a later snapshot holds what came of it, and every
-    /// agent has them. `confirmed` is what the slowest agent has; `None`: nobody has said.
+    /// agent has them. `confirmed` is what the slowest agent has; `None`: nobody has said. A journal over its share of the disk
+    /// ([`Config::journal_disk_percent`](crate::config::Config)) goes down to it in any case, but for what a restart reads.
     pub fn trim_journal(&mut self, confirmed: Option<Position>) -> StoreResult<u64> {
         let log_start = self.log.start();
         let live = self.trace.position().incarnation;
@@ -189,7 +202,28 @@ impl Core {
             before = Some(position);
             self.snapshot.saved.pop_front();
         }
-        before.map_or(Ok(0), |position| self.trace.remove_before(position))
+        let trimmed = before.map_or(Ok(0), |position| self.trace.remove_before(position))?;
+        Ok(trimmed + self.trim_oversize()?)
+    }
+
+    /// Snapshots are in the order of the journal, so each one given up lets the frames before it go.
+    fn trim_oversize(&mut self) -> StoreResult<u64> {
+        let most = self.retention.disk_bytes / 100 * u64::from(self.config.journal_disk_percent);
+        let size = |core: &Core| core.trace.view().incarnations().iter().map(|run| run.bytes).sum::<u64>();
+        let mut dropped = 0;
+        while most > 0 && size(self) > most && self.snapshot.saved.len() >= 2 {
+            let Some((position, _)) = self.snapshot.saved.pop_front() else { break };
+            dropped += self.trace.remove_before(position)?;
+        }
+        if dropped > 0 {
+            tracing::error!(
+                dropped,
+                most,
+                "the journal was over its share of the disk: frames are gone that an agent may still need"
+            );
+            self.counters.journal_dropped_bytes += dropped;
+        }
+        Ok(dropped)
     }
 
     pub(super) fn snapshot_facts(&self) -> Vec<lifecycle::fact::Fact> {

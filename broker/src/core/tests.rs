@@ -5,3 +5,5 @@ mod leases;
 mod offsets;
 mod recovery;
 mod sends;
+mod switches;
+mod topics;

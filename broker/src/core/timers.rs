@@ -72,7 +72,11 @@ impl Core {
             message.properties.get(properties::REAL_QID).and_then(|id| id.parse().ok()).unwrap_or(0);
         let group: Name = real.strip_prefix(crate::state::RETRY_PREFIX).unwrap_or_default().into();
         let topic = self.own_topic(&real, queue_id + 1, PERM_READ_WRITE)?;
-        let properties = PropertiesBuf::new(message.properties.0);
+        let mut properties = PropertiesBuf::new(message.properties.0);
+        if message.properties.get(properties::DELAY).is_some() {
+            // ours, to know when a level's delay is over; RocketMQ delivers such messages without it
+            properties.remove(properties::TIMER_OUT_MS);
+        }
         let lineage = lineage_of(parent, logged.lineage, CopyReason::Due);
         let reconsume_times = message.reconsume_times;
         let logged = logged.clone();

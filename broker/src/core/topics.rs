@@ -34,6 +34,9 @@ impl Core {
             let what = "being configured";
             return Err(Refusal::NoPermission { topic: wanted.name.to_string(), what });
         }
+        if wanted.only_if_absent && self.state.topic(&wanted.name).is_some() {
+            return Ok(());
+        }
         let message_type: Name = match wanted.message_type.as_ref() {
             "" => self
                 .state

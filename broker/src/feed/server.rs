@@ -136,7 +136,7 @@ impl From<FeedError> for Status {
     fn from(error: FeedError) -> Status {
         let text = error.to_string();
         match error {
-            FeedError::UnknownRun(_) => Status::not_found(text),
+            FeedError::UnknownRun(_) | FeedError::Trimmed(_) => Status::not_found(text),
             FeedError::Invalid(_) => Status::invalid_argument(text),
             FeedError::TooManyReaders(_) => Status::resource_exhausted(text),
             FeedError::NotTaken(_) | FeedError::Refused(_) => Status::unavailable(text),

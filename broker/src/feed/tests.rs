@@ -115,6 +115,7 @@ fn message(topic: &str, id: &str) -> SendMessages {
         born_timestamp_ms: 1_600_000_000_000,
         born_host: "127.0.0.1:4000".parse().unwrap(),
         reconsume_times: 0,
+        max_reconsume_times: None,
         deliver_at_ms: None,
         message_type: None,
     };
@@ -209,4 +210,35 @@ fn the_journal_is_kept_for_the_slowest_reader() {
     let refused = feed.confirm("one too many", position(2, 1));
     assert_eq!(refused, Err(FeedError::TooManyReaders(readers::READERS_MAX)));
     assert_eq!(feed.confirm("a", position(2, 2)), Ok(()), "known readers go on");
+}
+
+#[test]
+fn readers_are_known_over_a_restart_and_hold_the_journal_until_they_confirm_again() {
+    let kept = |bench: &Bench| {
+        let disk: Arc<dyn store::disk::Disk> = Arc::new(bench.disk.clone());
+        bench.feed.clone().with_readers_kept(disk, "/data".as_ref()).unwrap()
+    };
+    let bench = Bench::new();
+    let feed = kept(&bench);
+    feed.confirm("a", position(1, 1)).unwrap();
+    feed.confirm("b", position(1, 2)).unwrap();
+    assert_eq!(feed.min_confirmed(), Some(position(1, 1)));
+    drop(feed);
+    bench.disk.power_cut(1);
+    let bench = bench.restart();
+    let feed = kept(&bench);
+    assert_eq!(feed.min_confirmed(), None);
+    feed.confirm("a", position(2, 1)).unwrap();
+    assert_eq!(feed.min_confirmed(), None, "b may be further back");
+    feed.confirm("b", position(1, 2)).unwrap();
+    assert_eq!(feed.min_confirmed(), Some(position(1, 2)));
+    let refused = feed.confirm("two\nlines", position(1, 1));
+    assert!(matches!(refused, Err(FeedError::Invalid(_))));
+    // names of old make room; those that speak do not
+    for index in 2..readers::READERS_MAX {
+        feed.readers.meet(&format!("r{index}")).unwrap();
+    }
+    let feed = kept(&bench);
+    feed.confirm("new", position(2, 1)).unwrap();
+    assert_eq!(feed.confirm("z", position(2, 1)), Ok(()));
 }

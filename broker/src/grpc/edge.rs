@@ -110,6 +110,8 @@ impl Edge {
                     write_queues: queues,
                     perm: PERM_READ_WRITE,
                     message_type: Name::from("MIXED"),
+                    // somebody may have made it since we looked
+                    only_if_absent: true,
                     actor: caller.client.clone(),
                 };
                 self.core.call(|reply| Ask::ConfigureTopic(create, reply)).await??;

@@ -117,6 +117,7 @@ impl Rules<'_> {
             born_timestamp_ms: born.unwrap_or(self.now_ms),
             born_host: caller.address,
             reconsume_times: 0,
+            max_reconsume_times: None,
             deliver_at_ms,
             message_type: Some(message_type),
         })

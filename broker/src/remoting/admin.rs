@@ -52,6 +52,7 @@ fn read_configure(session: &mut Session, command: &Command) -> Result<ConfigureT
         write_queues: unsigned("writeQueueNums", header.write_queues)?,
         perm: unsigned("perm", header.perm)?,
         message_type: session.name(message_type.unwrap_or("NORMAL")),
+        only_if_absent: false,
         actor: session.client.clone(),
     })
 }

@@ -82,6 +82,7 @@ fn message(session: &Session, header: &SendMessage<'_>, body: Bytes) -> NewMessa
         born_timestamp_ms: u64::try_from(header.born_timestamp_ms).unwrap_or_default(),
         born_host: session.peer,
         reconsume_times: header.reconsume_times,
+        max_reconsume_times: header.max_reconsume_times.filter(|times| *times >= 0),
         deliver_at_ms: None,
         message_type: None,
     }

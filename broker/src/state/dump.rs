@@ -103,4 +103,15 @@ fn dump_queue(group: &Name, queue: QueueKey, at: &super::GroupQueue, facts: &mut
             });
         }
     }
+    // the leases above say how the queue was consumed last, unless there are none, or an offset consumer came after them
+    if at.by_leases == at.leases.is_empty() {
+        facts.push(Fact::Delivered {
+            group: group.clone(),
+            queue,
+            ranges: Ranges::new(),
+            member: "".into(),
+            attempt: u32::from(at.by_leases),
+            lease_until_ms: if at.by_leases { super::WHILE_MEMBER_LIVES } else { 0 },
+        });
+    }
 }

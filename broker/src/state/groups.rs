@@ -85,13 +85,27 @@ impl GroupQueue {
     fn settle(&mut self, ranges: &Ranges) {
         for (from, to) in ranges.iter() {
             self.settled.insert(from.max(self.position), to);
-            let over: Vec<u64> = self.leases.range(from..to).map(|(offset, _)| *offset).collect();
-            for offset in over {
-                self.end_lease(offset);
+            self.drop_leases(from, to);
+        }
+        // The position rises over what is settled; offset consumers move it by committing instead. What is settled without having
+        // been handed out (somebody sent a message back that its group never saw) says nothing about what lies before it.
+    }
+
+    /// The first run of `from..end` that is not settled nor, when `leases` count too, out under a lease or waiting for its next one.
+    pub fn free_run(&self, from: u64, end: u64, leases: bool) -> Option<(u64, u64)> {
+        let mut at = from.max(self.position);
+        while at < end {
+            let (start, stop) = self.settled.first_missing(at, end)?;
+            if !leases {
+                return Some((start, stop));
+            }
+            match self.leases.range(start..stop).next().map(|(offset, _)| *offset) {
+                None => return Some((start, stop)),
+                Some(out) if out > start => return Some((start, out)),
+                Some(out) => at = out + 1,
             }
         }
-        // the position rises over what is settled; offset consumers move it by committing instead
-        self.next = self.next.max(ranges.end().unwrap_or(0));
+        None
     }
 
     /// Raises the position over settled offsets: the acknowledged floor of a lease consumer.
@@ -136,27 +150,26 @@ impl GroupQueue {
             // what was settled above is owed again
             self.settled = Ranges::new();
             self.next = to;
-            self.drop_leases_from(to);
+            self.drop_leases(to, u64::MAX);
         } else {
             self.settled.keep_from(to);
             self.next = self.next.max(to);
-            let below: Vec<u64> = self.leases.range(..to).map(|(offset, _)| *offset).collect();
-            below.into_iter().for_each(|offset| self.end_lease(offset));
+            self.drop_leases(0, to);
         }
         if matches!(reason, MoveReason::Recovery) {
             self.next = self.next.min(to);
         }
     }
 
-    fn drop_leases_from(&mut self, from: u64) {
-        let above: Vec<u64> = self.leases.range(from..).map(|(offset, _)| *offset).collect();
-        above.into_iter().for_each(|offset| self.end_lease(offset));
+    fn drop_leases(&mut self, from: u64, to: u64) {
+        let over: Vec<u64> = self.leases.range(from..to).map(|(offset, _)| *offset).collect();
+        over.into_iter().for_each(|offset| self.end_lease(offset));
     }
 
     /// Nothing at or above `end` survived.
     pub(super) fn truncate(&mut self, end: u64) {
         self.settled.remove(end, u64::MAX);
-        self.drop_leases_from(end);
+        self.drop_leases(end, u64::MAX);
         self.next = self.next.min(end);
         self.position = self.position.min(end);
         self.start = self.start.min(end);
@@ -235,6 +248,10 @@ impl State {
                 let Some(queue) = self.group_queue(group, *queue) else { return };
                 queue.next = queue.next.max(ranges.end().unwrap_or(0));
                 queue.by_leases = *lease_until_ms > 0;
+                if *lease_until_ms == 0 && !queue.leases.is_empty() {
+                    // handed to an offset consumer: it settles them by committing, whoever had them before does not any more
+                    ranges.iter().for_each(|(from, to)| queue.drop_leases(from, to));
+                }
                 if *lease_until_ms > 0 {
                     let until_ms =
                         if *lease_until_ms == WHILE_MEMBER_LIVES { u64::MAX } else { *lease_until_ms };

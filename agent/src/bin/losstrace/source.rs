@@ -85,7 +85,7 @@ impl Source for InProcess {
 
 fn failed(error: FeedError) -> SourceError {
     match error {
-        FeedError::UnknownRun(_) => SourceError::PositionGone,
+        FeedError::UnknownRun(_) | FeedError::Trimmed(_) => SourceError::PositionGone,
         other => SourceError::Unavailable(other.to_string()),
     }
 }

@@ -8,7 +8,7 @@ use agent::http::agent_desk::AgentDesk;
 use agent::ingest::Source;
 use agent::metrics::Metrics;
 use agent::run::handle::Observation;
-use agent::run::{Agent, AgentHandle, Clock, Environment};
+use agent::run::{Agent, AgentHandle, Clock, Environment, Phase};
 use agent::telemetry::{Telemetry, TelemetryConfig};
 use anyhow::{Context, Result, bail};
 use broker::server::{Server, ServerParts};
@@ -112,7 +112,7 @@ async fn serve_both(settings: &Settings, stop: watch::Receiver<bool>) -> Result<
     let desk = AgentDesk::new(agent.clone(), clock);
     let door = tokio::spawn(agent_door(settings.listen.agent_http, agent.clone(), desk, stop.clone()));
     let outcome = tokio::select! {
-        outcome = until_stopped(&agent, stop, door) => outcome,
+        outcome = without_agent(&agent, stop, door) => outcome,
         ended = server.stopped() => ended.context("the broker's disk failed"),
     };
     // broker first: what it states while it stops still reaches the agent
@@ -219,6 +219,26 @@ async fn observe(mut observations: Receiver<Observation>, metrics: Arc<Metrics>)
             Err(RecvError::Closed) => return,
         }
     }
+}
+
+/// As [`until_stopped`], but an agent that fails after it had begun does not take the broker with it: clients are served, facts
+/// wait in the journal, and `/healthz` says why nobody reads them.
+async fn without_agent(
+    agent: &AgentHandle,
+    mut stop: watch::Receiver<bool>,
+    door: tokio::task::JoinHandle<Result<()>>,
+) -> Result<()> {
+    let outcome = until_stopped(agent, stop.clone(), door).await;
+    let reason = agent.failure().filter(|_| agent.status().phase != Phase::Loading);
+    if let Some(reason) = reason {
+        tracing::error!(
+            %reason,
+            "the agent has stopped: nothing is judged until a restart; the broker goes on and keeps the facts"
+        );
+        // an error would mean that the process stops
+        drop(stop.wait_for(|stop| *stop).await);
+    }
+    outcome
 }
 
 /// Completes at a signal, or when agent or door end by themselves.

@@ -4,11 +4,12 @@ use super::Core;
 use crate::api::{Answer, ConnectionId, LeasedMessage, ReceiveMessages, Refusal, ReplyFn};
 use crate::core::pull::{SUSPEND_MAX_MS, WAITING_MAX};
 use lifecycle::clock::Now;
-use lifecycle::identity::{QueueKey, TopicIncarnation};
+use lifecycle::identity::{Name, QueueKey, TopicIncarnation};
 use std::collections::{BTreeMap, BTreeSet};
 
 struct Waiting {
-    topic: TopicIncarnation,
+    /// What it waits for: the topic asked for, and the group's retry topic.
+    topics: Vec<TopicIncarnation>,
     deadline_ms: u64,
     receive: ReceiveMessages,
     reply: ReplyFn<Answer<Vec<LeasedMessage>>>,
@@ -20,6 +21,7 @@ pub(in crate::core) struct WaitingReceives {
     next: u64,
     waiting: BTreeMap<u64, Waiting>,
     by_topic: BTreeMap<TopicIncarnation, BTreeSet<u64>>,
+    by_attempt: BTreeMap<(Name, Name), u64>,
     deadlines: BTreeSet<(u64, u64)>,
 }
 
@@ -44,8 +46,20 @@ impl WaitingReceives {
         }
     }
 
+    /// The client has given its earlier call with this attempt id up: messages are not to be leased to it.
+    pub(super) fn drop_attempt(&mut self, receive: &ReceiveMessages) {
+        if let Some(number) = self.by_attempt.get(&attempt(receive)).copied() {
+            self.take(number);
+        }
+    }
+
     fn add(&mut self, number: u64, waiting: Waiting) {
-        self.by_topic.entry(waiting.topic).or_default().insert(number);
+        for topic in &waiting.topics {
+            self.by_topic.entry(*topic).or_default().insert(number);
+        }
+        if !waiting.receive.attempt_id.is_empty() {
+            self.by_attempt.insert(attempt(&waiting.receive), number);
+        }
         self.deadlines.insert((waiting.deadline_ms, number));
         self.waiting.insert(number, waiting);
     }
@@ -53,14 +67,24 @@ impl WaitingReceives {
     fn take(&mut self, number: u64) -> Option<Waiting> {
         let waiting = self.waiting.remove(&number)?;
         self.deadlines.remove(&(waiting.deadline_ms, number));
-        if let Some(numbers) = self.by_topic.get_mut(&waiting.topic) {
-            numbers.remove(&number);
-            if numbers.is_empty() {
-                self.by_topic.remove(&waiting.topic);
+        for topic in &waiting.topics {
+            if let Some(numbers) = self.by_topic.get_mut(topic) {
+                numbers.remove(&number);
+                if numbers.is_empty() {
+                    self.by_topic.remove(topic);
+                }
             }
+        }
+        let attempt = attempt(&waiting.receive);
+        if self.by_attempt.get(&attempt) == Some(&number) {
+            self.by_attempt.remove(&attempt);
         }
         Some(waiting)
     }
+}
+
+fn attempt(receive: &ReceiveMessages) -> (Name, Name) {
+    (receive.client.clone(), receive.attempt_id.clone())
 }
 
 impl Core {
@@ -70,16 +94,17 @@ impl Core {
         receive: ReceiveMessages,
         reply: ReplyFn<Answer<Vec<LeasedMessage>>>,
     ) {
-        let receives = &mut self.waiting.receives;
-        let Some(topic) = self.state.topic(&receive.topic) else {
+        let Some(topic) = self.state.topic(&receive.topic).map(|topic| topic.config.topic) else {
             return self.answer(reply, Err(Refusal::TopicNotFound(receive.topic.to_string())));
         };
+        let topics = [Some(topic), self.retry_topic(&receive.group)].into_iter().flatten().collect();
+        let receives = &mut self.waiting.receives;
         if receives.waiting.len() >= WAITING_MAX {
             return self.answer(reply, Err(Refusal::Busy("too many waiting receives")));
         }
         receives.next += 1;
         let deadline_ms = now.mono_ms + receive.wait_ms.min(SUSPEND_MAX_MS);
-        receives.add(receives.next, Waiting { topic: topic.config.topic, deadline_ms, receive, reply });
+        receives.add(receives.next, Waiting { topics, deadline_ms, receive, reply });
     }
 
     pub(in crate::core) fn serve_waiting_receives(&mut self, now: Now, queue: QueueKey) {

@@ -208,20 +208,39 @@ impl Bench {
         topic: &str,
         invisible_ms: u64,
     ) -> Vec<LeasedMessage> {
-        let receive = ReceiveMessages {
+        self.ask(|reply| Request::Receive(receive(client, group, topic, invisible_ms), reply)).unwrap()
+    }
+
+    /// Gives a message back, to be visible again after `ms`.
+    pub(super) fn nack(&mut self, group: &str, topic: &str, handle: &str, ms: u64) -> Answer<String> {
+        let change = ChangeInvisible {
             group: group.into(),
             topic: topic.into(),
-            queue_id: None,
-            client: client.into(),
-            connection: connection(client),
-            max_messages: 32,
-            invisible_ms,
-            auto_renew: invisible_ms == 0,
-            subscription: subscription(topic, "*"),
-            wait_ms: 0,
-            attempt_id: "".into(),
+            client: "c".into(),
+            handle: handle.to_owned(),
+            invisible_ms: ms,
         };
-        self.ask(|reply| Request::Receive(receive, reply)).unwrap()
+        self.ask(|reply| Request::ChangeInvisible(change, reply))
+    }
+
+    pub(super) fn leave(&mut self, client: &str) {
+        let unregister =
+            Unregister { client: client.into(), producer_group: "".into(), consumer_group: "".into() };
+        self.ask(|reply| Request::Unregister(unregister, reply));
+        self.pass(1);
+    }
+
+    pub(super) fn configure(&mut self, topic: &str, message_type: &str, only_if_absent: bool) -> Answer<()> {
+        let configure = ConfigureTopic {
+            name: topic.into(),
+            read_queues: 1,
+            write_queues: 1,
+            perm: 6,
+            message_type: message_type.into(),
+            only_if_absent,
+            actor: "operator".into(),
+        };
+        self.ask(|reply| Request::ConfigureTopic(configure, reply))
     }
 
     pub(super) fn ack(&mut self, group: &str, topic: &str, handle: &str) -> Answer<()> {
@@ -274,6 +293,28 @@ pub(super) fn subscription(topic: &str, expression: &str) -> Subscription {
     }
 }
 
+/// `invisible_ms` 0: a push consumer's, renewed while it lives.
+pub(super) fn receive(client: &str, group: &str, topic: &str, invisible_ms: u64) -> ReceiveMessages {
+    ReceiveMessages {
+        group: group.into(),
+        topic: topic.into(),
+        queue_id: None,
+        client: client.into(),
+        connection: connection(client),
+        max_messages: 32,
+        invisible_ms,
+        auto_renew: invisible_ms == 0,
+        subscription: subscription(topic, "*"),
+        wait_ms: 0,
+        attempt_id: "".into(),
+    }
+}
+
+/// Client ids and attempts of leased messages.
+pub(super) fn leased(messages: &[LeasedMessage]) -> Vec<(String, u32)> {
+    messages.iter().map(|message| (id(&message.record), message.attempt)).collect()
+}
+
 pub(super) fn message(topic: &str, id: &str, properties: &str) -> SendMessages {
     let properties = format!("UNIQ_KEY\u{1}{id}\u{2}KEYS\u{1}key-{id}\u{2}{properties}");
     SendMessages {
@@ -291,6 +332,7 @@ pub(super) fn message(topic: &str, id: &str, properties: &str) -> SendMessages {
             born_timestamp_ms: 1,
             born_host: "127.0.0.1:5000".parse().unwrap(),
             reconsume_times: 0,
+            max_reconsume_times: None,
             deliver_at_ms: None,
             message_type: None,
         }],

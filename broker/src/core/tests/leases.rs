@@ -115,3 +115,90 @@ fn leases_and_offsets_exclude_each_other_while_a_member_lives() {
     let pulled = bench.ask(|reply| Request::Pull(pull("d", "g", "t", 0, 0), reply));
     assert!(matches!(pulled, Err(Refusal::WrongConsumeModel(..))));
 }
+
+#[test]
+fn an_attempt_that_is_made_again_is_given_the_same_again_and_no_other_attempt_is() {
+    let mut bench = Bench::new(small());
+    bench.send("t", "A").unwrap();
+    bench.heartbeat("c", "g", "t", ConsumeModel::Lease);
+    let attempt = |id: &str| ReceiveMessages { attempt_id: id.into(), ..receive("c", "g", "t", 0) };
+    let ask = |bench: &mut Bench, id| bench.ask(|reply| Request::Receive(attempt(id), reply)).unwrap();
+    let first = ask(&mut bench, "one");
+    bench.send("t", "B").unwrap();
+    let again = ask(&mut bench, "one");
+    assert_eq!((leased(&again), &again[0].handle), (vec![("A".into(), 1)], &first[0].handle));
+    assert_eq!(leased(&ask(&mut bench, "two")), [("B".into(), 1)], "a new attempt: the first answer arrived");
+    assert!(ask(&mut bench, "three").is_empty());
+    let deliveries = |bench: &Bench| {
+        let delivered = |f: &Fact| matches!(f, Fact::Delivered { group, .. } if group.as_ref() == "g");
+        bench.facts().iter().filter(|fact| delivered(fact)).count()
+    };
+    assert_eq!(deliveries(&bench), 2, "what is answered again is the same delivery");
+    bench.ack("g", "t", &again[0].handle).unwrap();
+    assert!(ask(&mut bench, "one").is_empty(), "nothing of it is left");
+}
+
+#[test]
+fn an_attempt_made_again_takes_the_place_of_the_one_that_waits() {
+    let mut bench = Bench::new(small());
+    bench.send("t", "A").unwrap();
+    bench.heartbeat("c", "g", "t", ConsumeModel::Lease);
+    let first = bench.receive("c", "g", "t", 0);
+    bench.ack("g", "t", &first[0].handle).unwrap();
+    let answers = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    for call in ["given up", "made again"] {
+        let answers = answers.clone();
+        let waits =
+            ReceiveMessages { attempt_id: "one".into(), wait_ms: 10_000, ..receive("c", "g", "t", 0) };
+        let reply = move |answer: Answer<Vec<LeasedMessage>>| {
+            answers.lock().unwrap().push((call, leased(&answer.unwrap())));
+        };
+        bench.turn(vec![Request::Receive(waits, Box::new(reply))]);
+    }
+    bench.send("t", "B").unwrap();
+    bench.pass(0);
+    assert_eq!(*answers.lock().unwrap(), [("made again", vec![("B".to_owned(), 1)])]);
+}
+
+#[test]
+fn a_lease_is_renewed_for_three_hours_and_not_longer() {
+    let mut bench = Bench::new(small());
+    bench.send("t", "A").unwrap();
+    let minutes = |bench: &mut Bench, count| {
+        for _ in 0..count {
+            bench.heartbeat("c", "g", "t", ConsumeModel::Lease);
+            bench.pass(60_000);
+        }
+    };
+    minutes(&mut bench, 1);
+    let first = bench.receive("c", "g", "t", 0);
+    minutes(&mut bench, 179);
+    assert!(bench.receive("c", "g", "t", 0).is_empty(), "renewed");
+    minutes(&mut bench, 3);
+    assert_eq!(leased(&bench.receive("c", "g", "t", 0)), [("A".into(), 2)]);
+    assert!(matches!(bench.ack("g", "t", &first[0].handle), Err(Refusal::InvalidHandle(_))));
+    assert!(bench.facts().iter().any(|f| matches!(f, Fact::LeaseExpired { .. })));
+}
+
+#[test]
+fn an_ordered_queue_waits_for_the_message_before() {
+    let mut bench = Bench::new(small());
+    bench.configure("t", "FIFO", false).unwrap();
+    for id in ["A", "B", "C"] {
+        let mut send = message("t", id, "");
+        send.messages[0].message_type = Some(MessageType::Fifo);
+        bench.ask(|reply| Request::Send(send, reply)).unwrap();
+    }
+    let two = ReceiveMessages { max_messages: 2, ..receive("c", "g", "t", 60_000) };
+    let first = bench.ask(|reply| Request::Receive(two, reply)).unwrap();
+    assert_eq!(leased(&first), [("A".into(), 1), ("B".into(), 1)]);
+    assert!(bench.receive("d", "g", "t", 60_000).is_empty(), "C stands behind A and B");
+    bench.ack("g", "t", &first[1].handle).unwrap();
+    assert!(bench.receive("d", "g", "t", 60_000).is_empty(), "and behind A alone");
+    bench.nack("g", "t", &first[0].handle, 1_000).unwrap();
+    bench.pass(1_000);
+    let again = bench.receive("d", "g", "t", 60_000);
+    assert_eq!(leased(&again), [("A".into(), 2)], "what was given back comes first, and alone");
+    bench.ack("g", "t", &again[0].handle).unwrap();
+    assert_eq!(leased(&bench.receive("d", "g", "t", 60_000)), [("C".into(), 1)]);
+}

@@ -178,6 +178,50 @@ fn the_journal_goes_with_the_messages_once_every_agent_has_it() {
 }
 
 #[test]
+fn a_journal_nobody_confirms_stays_below_its_share_of_the_disk_and_the_broker_starts_from_it() {
+    let config = crate::config::Config {
+        segment_bytes: 64 * 1024 * 1024,
+        snapshot_interval_ms: 1_000,
+        journal_disk_percent: 1,
+        ..small()
+    };
+    let mut bench = Bench::new(config);
+    // one percent of it is less than a segment of the journal and a half
+    bench.disk.set_total_bytes(2_400 * 1024 * 1024);
+    let mut seed = 1u64;
+    let mut turn = |bench: &mut Bench| {
+        let sends = (0..200).map(|_| {
+            // ids of which no two have anything in common
+            let words = (0..12).map(|_| {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                format!("{seed:016x}")
+            });
+            let send = message("t", &words.collect::<String>(), "");
+            Request::Send(send, Box::new(|answer: Answer<Vec<StoredAt>>| assert!(answer.is_ok())))
+        });
+        bench.turn(sends.collect());
+        bench.pass(400);
+    };
+    let bytes = |bench: &Bench| {
+        let runs = bench.core.as_ref().unwrap().journal_view().incarnations();
+        (runs.iter().map(|run| run.bytes).sum::<u64>(), runs.first().map_or(0, |run| run.first_sequence))
+    };
+    while bytes(&bench).0 < 33 * 1024 * 1024 {
+        turn(&mut bench);
+    }
+    let core = bench.core.as_mut().unwrap();
+    assert!(core.trim_journal(None).unwrap() > 0, "nobody has confirmed anything");
+    assert!(core.counters().journal_dropped_bytes > 0);
+    let (left, first) = bytes(&bench);
+    assert!(left <= 24 * 1024 * 1024 && first > 1, "{left} bytes from frame {first} on");
+    assert_eq!(bench.core.as_mut().unwrap().trim_journal(None).unwrap(), 0, "it is small enough");
+    let before = bench.queue_ends("t");
+    let report = bench.kill();
+    assert_eq!((report.lost, report.stated_again), (0, 0));
+    assert_eq!(bench.queue_ends("t"), before);
+}
+
+#[test]
 fn retention_says_what_it_deleted() {
     let mut bench =
         Bench::new(crate::config::Config { segment_bytes: 140 * 1024, retention_ms: 60_000, ..small() });
@@ -202,4 +246,91 @@ fn retention_says_what_it_deleted() {
     bench.kill();
     bench.heartbeat("c2", "g2", "t", ConsumeModel::Clustering);
     assert_eq!(bench.pull("c2", "g2", "t", 0, 0).min_offset, min);
+}
+
+#[test]
+fn the_maximum_of_attempts_is_the_clients_or_the_groups_and_a_negative_level_ends_them() {
+    let mut bench = Bench::new(small());
+    bench.send("t", "A").unwrap();
+    bench.heartbeat("c", "g", "t", ConsumeModel::Clustering);
+    let record = bench.pull("c", "g", "t", 0, 0).records.remove(0);
+    let commitlog_offset = wire::message::StoredMessage::decode(&record).unwrap().0.commitlog_offset;
+    let back = |bench: &mut Bench, delay_level, max_reconsume_times| {
+        let client = "c".into();
+        let back = SendBack { group: "g".into(), commitlog_offset, delay_level, max_reconsume_times, client };
+        bench.ask(|reply| Request::SendBack(back, reply)).unwrap();
+        (bench.queue_ends("%DLQ%g").first().copied().unwrap_or(0), bench.queue_ends("SCHEDULE_TOPIC_XXXX"))
+    };
+    let (dead, waiting) = back(&mut bench, 0, None);
+    assert_eq!((dead, waiting[2]), (0, 1), "level 0 is the third at first");
+    let (dead, waiting) = back(&mut bench, 99, Some(5));
+    assert_eq!((dead, waiting[17]), (0, 1), "a level beyond the last is the last");
+    assert_eq!(back(&mut bench, 0, Some(0)).0, 1, "the client allows none");
+    assert_eq!(back(&mut bench, -1, Some(5)).0, 2, "straight to the dead letters");
+}
+
+#[test]
+fn a_message_the_client_itself_sends_for_a_retry_is_dead_after_as_many_as_it_says() {
+    let mut bench = Bench::new(small());
+    bench.send("t", "A").unwrap();
+    bench.heartbeat("c", "g", "t", ConsumeModel::Clustering);
+    let retry = |bench: &mut Bench, reconsume_times, max_reconsume_times| {
+        let mut send = message("%RETRY%g", "A", "");
+        send.messages[0].reconsume_times = reconsume_times;
+        send.messages[0].max_reconsume_times = max_reconsume_times;
+        bench.ask(|reply| Request::Send(send, reply)).unwrap();
+        (bench.queue_ends("%RETRY%g"), bench.queue_ends("%DLQ%g"))
+    };
+    assert_eq!(retry(&mut bench, 2, Some(9)), (vec![1], vec![]), "more than the group's 2");
+    assert_eq!(retry(&mut bench, 2, None), (vec![1], vec![1]));
+    assert_eq!(retry(&mut bench, 1, Some(1)), (vec![1], vec![2]));
+}
+
+#[test]
+fn negative_and_future_offsets_are_answered_and_lose_nothing() {
+    let mut bench = Bench::new(small());
+    bench.send("t", "A").unwrap();
+    bench.heartbeat("c", "g", "t", ConsumeModel::Clustering);
+    let low = bench.pull("c", "g", "t", 0, -7);
+    assert_eq!((low.status, low.next_offset), (PullStatus::OffsetTooSmall, 0));
+    let high = bench.pull("c", "g", "t", 0, i64::MAX);
+    assert_eq!((high.status, high.next_offset), (PullStatus::OffsetOverflowBadly, 1));
+    let refused = bench.commit("c", "g", "t", 0, u64::MAX).unwrap_err();
+    assert_eq!(refused.remoting_code(), 29);
+    assert_eq!(bench.position("g", "t", 0), 0, "the group owes what it owed");
+    let far = bench.ask(|reply| Request::Pull(pull("c", "g", "t", 9, 0), reply)).unwrap_err();
+    assert_eq!(far.to_string(), "queue 9 of topic t does not exist");
+    assert_eq!(ids(&bench.pull("c", "g", "t", 0, 0).records), ["A"]);
+}
+
+#[test]
+fn two_clients_of_one_id_are_one_member_and_the_group_still_gets_everything() {
+    let mut bench = Bench::new(small());
+    bench.send("t", "A").unwrap();
+    bench.heartbeat("c", "g", "t", ConsumeModel::Clustering);
+    let twin = Heartbeat {
+        client: "c".into(),
+        connection: ConnectionId(5),
+        language: "JAVA".into(),
+        version: 409,
+        producer_groups: vec![],
+        consumers: vec![ConsumerDeclaration {
+            group: "g".into(),
+            model: ConsumeModel::Clustering,
+            push: true,
+            start: StartPolicy::Last,
+            subscriptions: vec![subscription("t", "*")],
+        }],
+        notify: None,
+    };
+    bench.ask(|reply| Request::Heartbeat(twin, reply)).unwrap();
+    let joined = |f: &Fact| matches!(f, Fact::MemberJoined { .. });
+    assert_eq!(bench.facts().iter().filter(|f| joined(f)).count(), 1);
+    // the older connection's end is not the newer one's
+    bench.turn(vec![Request::Disconnected(connection("c"))]);
+    let left = |f: &Fact| matches!(f, Fact::MemberLeft { .. });
+    assert!(!bench.facts().iter().any(left));
+    assert_eq!(ids(&bench.pull("c", "g", "t", 0, 0).records), ["A"]);
+    bench.turn(vec![Request::Disconnected(ConnectionId(5))]);
+    assert!(bench.facts().iter().any(left));
 }

@@ -102,6 +102,28 @@ fn limits_are_checked_before_anything_is_stored() {
 }
 
 #[test]
+fn properties_that_cannot_be_read_are_refused_and_stated() {
+    let mut bench = Bench::new(small());
+    bench.send("t", "A").unwrap();
+    let mut torn = message("t", "B", "");
+    torn.messages[0].properties = vec![b'K', 1, 0xFF, 0xFE, 2].into();
+    let refused = bench.ask(|reply| Request::Send(torn, reply)).unwrap_err();
+    assert_eq!(
+        (refused.remoting_code(), refused.to_string().as_str()),
+        (13, "message refused: properties are not UTF-8")
+    );
+    let stated = |f: &Fact| matches!(f, Fact::Refused { code: 13, .. });
+    assert_eq!(bench.facts().iter().filter(|f| stated(f)).count(), 1);
+    // a batch goes as a whole or not at all
+    let mut batch = message("t", "C", "");
+    let bad = message("t", "D", "TRAN_MSG\u{1}true\u{2}").messages.remove(0);
+    batch.messages.push(bad);
+    assert!(bench.ask(|reply| Request::Send(batch, reply)).is_err());
+    assert_eq!(bench.queue_ends("t"), [1, 0]);
+    assert_eq!(bench.send("t", "E").unwrap()[0].queue_offset, 1);
+}
+
+#[test]
 fn a_full_disk_refuses_sends_lets_reads_go_on_and_recovers_by_itself() {
     let mut bench = Bench::new(small());
     bench.heartbeat("c", "g", "t", lifecycle::fact::ConsumeModel::Clustering);
@@ -133,6 +155,12 @@ fn a_delayed_message_waits_comes_due_once_and_survives_a_kill() {
     bench.kill();
     bench.pass(60_000);
     assert_eq!(bench.queue_ends("t"), [2, 0], "delivered once");
+    bench.heartbeat("c", "g", "t", lifecycle::fact::ConsumeModel::Clustering);
+    let copy = bench.pull("c", "g", "t", 0, 1).records.remove(0);
+    let (copy, _) = wire::message::StoredMessage::decode(&copy).unwrap();
+    let mut names: Vec<_> = copy.properties.iter().map(|(name, _)| name).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["CLUSTER", "DELAY", "KEYS", "REAL_QID", "REAL_TOPIC", "UNIQ_KEY"], "as RocketMQ's");
     let delayed = |f: &Fact| matches!(f, Fact::Stored(s) if s.kinds.iter().any(|(_, k)| matches!(k, StoredKind::Delayed { .. })));
     assert_eq!(bench.facts().iter().filter(|f| delayed(f)).count(), 1);
 }

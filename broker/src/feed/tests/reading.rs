@@ -189,7 +189,7 @@ async fn trimmed_frames_show_as_a_hole_and_a_trimmed_run_as_its_end() {
     assert_eq!(bench.core.journal_view().incarnations().len(), 1);
 
     let refused = bench.feed.read("agent", position(1, last - 1)).err();
-    assert_eq!(refused, Some(FeedError::UnknownRun(incarnation(1))), "frame {last} cannot be had");
+    assert_eq!(refused, Some(FeedError::Trimmed(position(1, last - 1))), "frame {last} cannot be had");
     let mut stream = bench.feed.read("agent", position(1, last)).unwrap();
     let batches = up_to(&mut stream, 2, bench.head()).await;
     let end = RunEnd { last_sequence: last, next: incarnation(2) };
@@ -231,14 +231,13 @@ async fn a_hole_starts_a_new_batch_at_a_reset_point() {
 
     let (_heads, told) = watch::channel(FeedHead { position: position(2, 0), flushed_sequence: 0 });
     let feed = FeedHandle::new("b".into(), journal.view(), CoreHandle::new(), told);
-    let mut stream = feed.read("agent", position(1, 3)).unwrap();
+    for gone in [0, first_kept - 2] {
+        let told = feed.read("agent", position(1, gone)).err();
+        assert_eq!(told, Some(FeedError::Trimmed(position(1, gone))), "no hole without a word");
+    }
+    let mut stream = feed.read("agent", position(1, first_kept - 1)).unwrap();
     let mut batches = vec![next(&mut stream).await.unwrap()];
-    assert_eq!(
-        batches[0].first_sequence,
-        first_kept,
-        "its reader sees that 4 to {} are gone",
-        first_kept - 1
-    );
+    assert_eq!(batches[0].first_sequence, first_kept);
     while batches.last().unwrap().run_end.is_none() {
         batches.push(next(&mut stream).await.unwrap());
     }

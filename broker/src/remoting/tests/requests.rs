@@ -228,7 +228,7 @@ fn offsets_and_the_rest_are_read() {
     match only(request(17, &make)) {
         Request::ConfigureTopic(made, _) => {
             assert_eq!((made.read_queues, made.write_queues, made.perm), (3, 4, 6));
-            assert_eq!(&*made.message_type, "FIFO");
+            assert_eq!((&*made.message_type, made.only_if_absent), ("FIFO", false));
         }
         _ => panic!("17"),
     }
