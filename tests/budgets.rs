@@ -118,6 +118,7 @@ impl Stand {
             write_queues: queues,
             perm: 6,
             message_type: "NORMAL".into(),
+            only_if_absent: false,
             actor: "test".into(),
         };
         self.ask(|reply| Request::ConfigureTopic(configure, reply)).unwrap();

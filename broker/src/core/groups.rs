@@ -148,6 +148,7 @@ impl Core {
     /// The group owes the queue from `offset` on, unless it already started there.
     pub(super) fn start_group(&mut self, group: &Name, queue: QueueKey, offset: u64, reason: StartReason) {
         if self.state.group(group).is_some_and(|group| !group.queues.contains_key(&queue)) {
+            self.leases.look_anew(group, queue);
             self.state(Fact::GroupStarted { group: group.clone(), queue, offset, reason });
         }
     }

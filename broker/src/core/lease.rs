@@ -41,8 +41,10 @@ pub(super) struct LeaseBook {
     attempts: Attempts,
     /// How long leases bound to a member's life have been out.
     renewals: renewal::Renewals,
-    /// Per group and queue: below it nothing is free to be handed out. Forgotten when the group consumes by offsets.
+    /// Per group and queue: below it nothing is free to be handed out. See [`Self::look_anew`].
     cursors: BTreeMap<(Name, QueueKey), u64>,
+    /// Queues that were read as far as one scan goes, and nothing was found yet.
+    unfinished: BTreeSet<QueueKey>,
 }
 
 impl LeaseBook {
@@ -50,8 +52,8 @@ impl LeaseBook {
         self.ends.first().map(|(end, _, _)| *end).into_iter().chain(self.renewals.next_look_ms()).min()
     }
 
-    /// A consumer by offsets has been here: what it leaves is looked for anew.
-    pub(super) fn consumed_by_offsets(&mut self, group: &Name, queue: QueueKey) {
+    /// A consumer by offsets has been here, somebody moved the group, or it starts: what is free is looked for from its position on.
+    pub(super) fn look_anew(&mut self, group: &Name, queue: QueueKey) {
         if !self.cursors.is_empty() {
             self.cursors.remove(&(group.clone(), queue));
         }

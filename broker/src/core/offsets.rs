@@ -67,7 +67,7 @@ impl Core {
         if to == from {
             return Ok(());
         }
-        self.leases.consumed_by_offsets(group, queue);
+        self.leases.look_anew(group, queue);
         self.state(Fact::OffsetMoved {
             group: group.clone(),
             queue,

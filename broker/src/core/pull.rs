@@ -418,7 +418,7 @@ impl Core {
         }
         if !found.records.is_empty() {
             self.counters.get_total += found.records.len() as u64;
-            self.leases.consumed_by_offsets(group, queue);
+            self.leases.look_anew(group, queue);
             self.state(Fact::Delivered {
                 group: group.clone(),
                 queue,

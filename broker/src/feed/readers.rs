@@ -7,7 +7,7 @@
 //!
 //! Crash story: names only are kept, in a file that is written beside its place, synced and renamed when a new reader comes. A
 //! reader known from there has confirmed nothing yet, so the journal is kept for it. A file that is lost loses that protection,
-//! nothing else.
+//! nothing else. A reader that is gone for good holds the journal up to its share of the disk: take its line out before a start.
 
 use super::FeedError;
 use lifecycle::position::Position;

@@ -7,7 +7,7 @@ use lifecycle::identity::{Name, QueueKey, TopicIncarnation};
 use lifecycle::ranges::Ranges;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// `lease_until_ms` of a lease that lasts as long as its member lives.
+/// `lease_until_ms` of a lease that lasts as long as its member lives (and is renewed, for some hours at most).
 pub const WHILE_MEMBER_LIVES: u64 = 1;
 /// Retries of a group nobody configured (RocketMQ: `retryMaxTimes`).
 pub const RETRY_MAX_DEFAULT: u32 = 16;

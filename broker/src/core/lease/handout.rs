@@ -147,13 +147,16 @@ impl Core {
         let (group, queue) = (&look.receive.group, look.queue);
         let Some(at) = self.group_queue(group, queue) else { return Ok(Vec::new()) };
         let key = (group.clone(), queue);
-        let known = self.leases.cursors.get(&key).copied();
-        let from = known.filter(|cursor| *cursor <= at.next).unwrap_or(at.position);
+        let from = self.leases.cursors.get(&key).copied().unwrap_or(at.position);
         let end = self.flush.readable_end(queue, self.state.bounds(queue).max_offset);
         let scan = Scan { filter: look.filter, limits, leases: true };
         let scanned =
             self.scan_for(group, queue, (from, end), &scan).map_err(|error| self.read_failed(error))?;
         self.leases.cursors.insert(key, scanned.next);
+        if scanned.records.is_empty() && scanned.next < end {
+            // so far all was for others: whoever waits goes on in the next turn
+            self.leases.unfinished.insert(queue);
+        }
         if !scanned.filtered.is_empty() {
             self.state(Fact::Filtered {
                 group: group.clone(),

@@ -105,6 +105,14 @@ impl Core {
         receives.next += 1;
         let deadline_ms = now.mono_ms + receive.wait_ms.min(SUSPEND_MAX_MS);
         receives.add(receives.next, Waiting { topics, deadline_ms, receive, reply });
+        self.go_on_looking();
+    }
+
+    /// What one scan did not get through is news for those who wait.
+    fn go_on_looking(&mut self) {
+        for queue in std::mem::take(&mut self.leases.unfinished) {
+            self.waiting.touch(queue);
+        }
     }
 
     pub(in crate::core) fn serve_waiting_receives(&mut self, now: Now, queue: QueueKey) {
@@ -113,7 +121,10 @@ impl Core {
         for number in numbers {
             let Some(waiting) = self.waiting.receives.take(number) else { continue };
             match self.try_receive(now, &waiting.receive) {
-                Ok(messages) if messages.is_empty() => self.waiting.receives.add(number, waiting),
+                Ok(messages) if messages.is_empty() => {
+                    self.waiting.receives.add(number, waiting);
+                    self.go_on_looking();
+                }
                 answer => self.answer(waiting.reply, answer),
             }
         }

@@ -202,3 +202,29 @@ fn an_ordered_queue_waits_for_the_message_before() {
     bench.ack("g", "t", &again[0].handle).unwrap();
     assert_eq!(leased(&bench.receive("d", "g", "t", 60_000)), [("C".into(), 1)]);
 }
+
+#[test]
+fn a_receive_that_waits_reads_on_through_messages_of_others() {
+    let mut bench = Bench::new(small());
+    for _ in 0..10 {
+        let mut batch = message("t", "other", "TAGS\u{1}red\u{2}");
+        let one = batch.messages[0].clone();
+        batch.messages.extend(std::iter::repeat_n(one, 999));
+        bench.ask(|reply| Request::Send(batch, reply)).unwrap();
+    }
+    bench.send_with("t", "A", "TAGS\u{1}blue\u{2}").unwrap();
+    let slot = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let sender = slot.clone();
+    let waits = ReceiveMessages {
+        subscription: subscription("t", "blue"),
+        wait_ms: 20_000,
+        ..receive("c", "g", "t", 10_000)
+    };
+    let reply = move |answer: Answer<Vec<LeasedMessage>>| *sender.lock().unwrap() = Some(answer.unwrap());
+    bench.turn(vec![Request::Receive(waits, Box::new(reply))]);
+    for _ in 0..5 {
+        bench.turn(Vec::new());
+    }
+    let found = slot.lock().unwrap().take().expect("without waiting for a new message");
+    assert_eq!(leased(&found), [("A".into(), 1)]);
+}
