@@ -81,13 +81,16 @@ fn ranges(
     topic: TopicIncarnation,
     window: (u64, u64),
 ) -> BTreeMap<QueueKey, (u64, u64, u64)> {
-    let of = |queue: &crate::fold::queue::Queue| queue.slots.within(window.0, window.1, queue.max);
+    let of = |queue: &crate::fold::queue::Queue| {
+        let (from, to, taken) = queue.slots.within(window.0, window.1, queue.max);
+        (from, to.max(from), taken)
+    };
     broker.queues_of(topic).map(|(key, queue)| (key, of(queue))).collect()
 }
 
 fn producer_book(topic: &Topic, window: (u64, u64)) -> ProducerBookView {
     let (before, after, refused) = topic.slots.within(window.0, window.1, topic.produced);
-    let stored = after - before;
+    let stored = after.saturating_sub(before);
     ProducerBookView { received: stored + refused, stored, refused, open_reports: 0, balanced: true }
 }
 
