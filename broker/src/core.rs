@@ -21,6 +21,8 @@ mod sessions;
 mod snapshot;
 mod timers;
 mod topics;
+#[doc(hidden)]
+pub mod untrusted;
 
 pub use flush::{FlushDone, FlushOrders};
 pub use queries::Found;

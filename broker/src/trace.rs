@@ -24,6 +24,8 @@ pub struct Trace {
     /// A frame that could not be appended (disk full while opening a segment).
     stuck: Option<(Vec<u8>, bool)>,
     position: Position,
+    /// The disk is full, and frames live on what the journal had reserved.
+    is_tight: bool,
 }
 
 impl Trace {
@@ -39,7 +41,13 @@ impl Trace {
             stored: Stored::default(),
             next_ordinal: 0,
             stuck: None,
+            is_tight: false,
         }
+    }
+
+    /// Whether the disk is full: what is left of the journal's reserve is for reads and refusals.
+    pub fn is_tight(&self) -> bool {
+        self.is_tight
     }
 
     /// For the feed.
@@ -163,6 +171,7 @@ impl Trace {
             append(journal, payload, reset, &mut self.stuck)?;
         }
         self.position = journal.write()?;
+        self.is_tight = !journal.reserve()?;
         Ok(())
     }
 

@@ -262,7 +262,8 @@ impl Desk for AgentDesk {
     }
 
     fn observed(&self) -> Answer<'_, Observed> {
-        Box::pin(async move { Ok(self.agent.query(observe).await?) })
+        // counters never step back, not even when the power fails
+        Box::pin(async move { Ok(self.agent.query_durable(observe).await?) })
     }
 
     fn message(&self, id: String) -> Answer<'_, Envelope<MessageTimeline>> {

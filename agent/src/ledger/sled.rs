@@ -10,6 +10,8 @@
 //! back with it. Everything else (a lost row, a flipped bit, a panic) is caught at open by checksums and the digest: the folder
 //! is renamed to `<dir>.corrupt-<time>` and the ledger starts empty.
 
+pub mod power_cut;
+
 use super::rows::{Digest, row_hash, seal, unseal};
 use super::{Change, KEY_BYTES_MAX, Ledger, LedgerError, OpenedLedger, Row, VALUE_BYTES_MAX};
 use std::collections::HashMap;

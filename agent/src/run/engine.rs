@@ -2,12 +2,12 @@
 //! the threads of [`super::threads`].
 //!
 //! The judge speaks only right before a checkpoint, and while what it said is on its way to disk no question is answered: what
-//! anybody is told is durable. At most [`FACTS_BACKLOG_MAX`] facts are folded while a checkpoint is under way.
+//! anybody is told is durable. Those who ask for counters wait for a checkpoint, too: counters never step back. At most [`FACTS_BACKLOG_MAX`] facts are folded while a checkpoint is under way.
 
 use super::asking::Asking;
 use super::core::{Core, Hearing};
 use super::feeder::Feeder;
-use super::handle::{Observation, Query};
+use super::handle::{DurableQuery, LetGo, Observation, Query};
 use super::status::{Phase, SourceStatus, Status};
 use super::threads::{Outcome, Told};
 use super::{Clock, View};
@@ -56,6 +56,8 @@ struct Flight {
     delays: Vec<u64>,
     started_ms: u64,
     started_wall_ms: u64,
+    /// Answers that rest on what is being made durable.
+    answers: Vec<LetGo>,
 }
 
 /// The loop's state.
@@ -73,6 +75,8 @@ pub struct Engine {
     /// From event to confirmation, of the verdicts in `records`.
     delays: Vec<u64>,
     flight: Option<Flight>,
+    /// Wait for a checkpoint of their own.
+    durable_queries: Vec<DurableQuery>,
     last_start_ms: u64,
     last_judged_ms: u64,
     facts_unsaved: u64,
@@ -100,6 +104,7 @@ impl Engine {
             records,
             delays: Vec::new(),
             flight: None,
+            durable_queries: Vec::new(),
             last_start_ms: now.mono_ms,
             last_judged_ms: 0,
             facts_unsaved: 0,
@@ -129,7 +134,7 @@ impl Engine {
                 _ = tick.tick() => self.tick(&wires)?,
                 Some(event) = wires.events.recv(), if room => self.take(event),
             }
-            if self.facts_unsaved >= self.checkpoint.facts {
+            if self.facts_unsaved >= self.checkpoint.facts || !self.durable_queries.is_empty() {
                 self.maybe_checkpoint(&wires)?;
             }
         }
@@ -169,9 +174,26 @@ impl Engine {
     }
 
     fn answer(&mut self, query: Query) {
+        match query {
+            Query::Now(query) => query(&self.view()),
+            Query::Durable(query) => self.durable_queries.push(query),
+        }
+    }
+
+    fn view(&mut self) -> View<'_> {
         self.gather_status();
         let now = (self.clock)();
-        query(&View { books: &self.core.books, judge: &self.core.judge, status: &self.status, now });
+        View { books: &self.core.books, judge: &self.core.judge, status: &self.status, now }
+    }
+
+    /// What those see who wait for a durable state; handed over once it is.
+    fn take_durable_answers(&mut self) -> Vec<LetGo> {
+        let queries = std::mem::take(&mut self.durable_queries);
+        if queries.is_empty() {
+            return Vec::new();
+        }
+        let view = self.view();
+        queries.into_iter().map(|query| query(&view)).collect()
     }
 
     fn tick(&mut self, wires: &Wires) -> Result<(), String> {
@@ -221,8 +243,13 @@ impl Engine {
         self.last_judged_ms = now.mono_ms;
         self.judge(now);
         let since = now.mono_ms.saturating_sub(self.last_start_ms);
-        let due = since >= self.checkpoint.interval_ms || self.facts_unsaved >= self.checkpoint.facts;
+        let due = since >= self.checkpoint.interval_ms
+            || self.facts_unsaved >= self.checkpoint.facts
+            || !self.durable_queries.is_empty();
+        let answers = self.take_durable_answers();
         if self.records.is_empty() && !(due && self.facts_unsaved > 0) {
+            // nothing is unsaved, or nobody asked: this is what is on disk
+            answers.into_iter().for_each(|let_go| let_go());
             return Ok(());
         }
         let job = self.job();
@@ -235,6 +262,7 @@ impl Engine {
             delays: std::mem::take(&mut self.delays),
             started_ms: now.mono_ms,
             started_wall_ms: now.wall_ms,
+            answers,
         });
         wires.jobs.try_send(job).map_err(|_| "checkpoint thread is gone".to_owned())
     }
@@ -279,6 +307,7 @@ impl Engine {
         checkpoint.rows = durable.rows;
         checkpoint.verdict_records = durable.verdict_records;
         let took = Observation::CheckpointMs(checkpoint.took_ms);
+        flight.answers.into_iter().for_each(|let_go| let_go());
         for observation in flight.delays.into_iter().map(Observation::DetectionMs).chain([took]) {
             // nobody may be listening
             self.observations.send(observation).ok();

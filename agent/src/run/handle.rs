@@ -48,7 +48,17 @@ pub enum AgentError {
 }
 
 /// A question the loop runs.
-pub type Query = Box<dyn FnOnce(&View<'_>) + Send>;
+pub enum Query {
+    /// Between two frames.
+    Now(Box<dyn FnOnce(&View<'_>) + Send>),
+    /// Of the state that a checkpoint makes durable; the answer is let go when it is.
+    Durable(DurableQuery),
+}
+
+/// Looks, and returns what hands the answer over.
+pub type DurableQuery = Box<dyn FnOnce(&View<'_>) -> LetGo + Send>;
+/// Hands an answer over.
+pub type LetGo = Box<dyn FnOnce() + Send>;
 
 /// Facts for the evidence log, and who waits for them to be durable.
 pub struct Evidence {
@@ -89,11 +99,26 @@ impl AgentHandle {
         question: impl FnOnce(&View<'_>) -> R + Send + 'static,
     ) -> Result<R, AgentError> {
         let (sender, receiver) = oneshot::channel();
-        let query: Query = Box::new(move |view| {
+        let query = Query::Now(Box::new(move |view| {
             // the caller may have gone: then nobody misses the answer
             drop(sender.send(question(view)));
-        });
+        }));
         self.queries.try_send(query).map_err(refused)?;
+        answer(receiver).await
+    }
+
+    /// As [`Self::query`], of a state that no power cut takes back: what must never step back is asked this way. Costs a
+    /// checkpoint when something is unsaved, at most one per `checkpoint.verdict_interval_ms` for all who ask.
+    pub async fn query_durable<R: Send + 'static>(
+        &self,
+        question: impl FnOnce(&View<'_>) -> R + Send + 'static,
+    ) -> Result<R, AgentError> {
+        let (sender, receiver) = oneshot::channel();
+        let query: DurableQuery = Box::new(move |view| {
+            let found = question(view);
+            Box::new(move || drop(sender.send(found)))
+        });
+        self.queries.try_send(Query::Durable(query)).map_err(refused)?;
         answer(receiver).await
     }
 

@@ -285,6 +285,24 @@ async fn a_stream_that_drops_repeats_and_swaps_is_folded_exactly_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_asked_durably_is_on_disk_when_it_is_answered() {
+    let (disk, ledger) = (SimDisk::new(), MemoryLedger::new());
+    let handle = start(&disk, &ledger, &two_runs());
+    settle(&handle).await.unwrap();
+    let position = |view: &View<'_>| view.books.position_of(ledger::evidence_log::SOURCE_NAME);
+    let mut last = None;
+    for number in 0..20 {
+        handle.report_sent(vec![report(&format!("R{number}"))]).await.unwrap();
+        let told = handle.query_durable(position).await.unwrap();
+        let kept = Core::import(&ledger.open().rows, &config()).unwrap();
+        let kept = kept.position_of(ledger::evidence_log::SOURCE_NAME);
+        assert!(kept >= told && told >= last, "told {told:?}, on disk {kept:?}, told before {last:?}");
+        last = told;
+    }
+    stop(handle).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_goes_on_after_a_restart_of_either_side_is_folded_exactly_once() {
     let (disk, ledger) = (SimDisk::new(), MemoryLedger::new());
     let first = journal(1, 30, 0, None);

@@ -71,6 +71,13 @@ impl LeaseBook {
     }
 }
 
+/// Whether a receipt handle can be read; then it must mean the same when it is written and read again.
+pub(super) fn reads_back(text: &str) -> bool {
+    let Ok(handle) = text.parse::<Handle>() else { return false };
+    assert_eq!(handle.to_string().parse::<Handle>(), Ok(handle), "a handle changes");
+    true
+}
+
 impl Core {
     pub(super) fn receive(
         &mut self,

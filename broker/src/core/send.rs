@@ -149,6 +149,9 @@ impl Core {
         if self.flush.journal_blocked {
             return Err(Refusal::NotAvailable("disk full: the journal cannot grow".into()));
         }
+        if self.trace.is_tight() {
+            return Err(Refusal::NotAvailable("disk full".into()));
+        }
         if self.retention.refuses_sends {
             return Err(Refusal::NotAvailable("disk nearly full".into()));
         }

@@ -79,6 +79,9 @@ impl ConsumeQueueConfig {
     }
 }
 
+/// Most bytes of one queue that wait in memory while the disk is full.
+const TAIL_BYTES_MAX: usize = 1024 * 1024;
+
 /// Names an open queue; valid until its topic is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueIndex(usize);
@@ -252,10 +255,14 @@ impl ConsumeQueues {
         }
         let (queue, shared) = self.parts(index);
         if let Err(error) = queue.write_out(shared) {
-            // As if the call had not happened; what was before it stays in the tail.
-            queue.tail.truncate(queue.tail.len() - UNIT_BYTES);
+            // The log has the record, and a full disk passes: the unit waits in memory.
+            let waits = matches!(error.kind, ErrorKind::NoSpace) && queue.tail.len() < TAIL_BYTES_MAX;
+            if !waits {
+                // As if the call had not happened; what was before it stays in the tail.
+                queue.tail.truncate(queue.tail.len() - UNIT_BYTES);
+            }
             self.unwritten.insert(index.0);
-            return Err(error);
+            return if waits { Ok(Appended::New) } else { Err(error) };
         }
         self.unwritten.remove(&index.0);
         Ok(Appended::New)

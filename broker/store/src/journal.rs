@@ -48,6 +48,9 @@ pub const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 /// Default distance of reset points.
 pub const RESET_INTERVAL_BYTES: u64 = 2 * 1024 * 1024;
 
+/// Room that [`Journal::reserve`] keeps for a full disk.
+pub const RESERVE_BYTES: u64 = 4 * 1024 * 1024;
+
 /// Where a journal lives and how it is cut.
 #[derive(Debug, Clone)]
 pub struct JournalConfig {
@@ -199,6 +202,8 @@ pub struct Journal {
     since_reset: Option<u64>,
     dirty: Vec<Arc<dyn DiskFile>>,
     wall_ms: u64,
+    /// Up to here the live file has its blocks already.
+    reserved_to: u64,
 }
 
 impl Journal {
@@ -245,6 +250,7 @@ impl Journal {
             since_reset: None,
             dirty: Vec::new(),
             wall_ms,
+            reserved_to: 0,
         };
         Ok((journal, report))
     }
@@ -309,6 +315,23 @@ impl Journal {
         Ok(Position { incarnation: self.incarnation, sequence: self.written_sequence })
     }
 
+    /// Keeps room on the disk for what is written next, between half of [`RESERVE_BYTES`] and all of it. False when the disk is
+    /// full: then what is left is for what must be stated in any case, and the caller states as little as it can.
+    pub fn reserve(&mut self) -> Result<bool> {
+        let len = self.written_len + self.buffer.len() as u64;
+        if self.reserved_to >= len + RESERVE_BYTES / 2 {
+            return Ok(true);
+        }
+        match self.file.allocate(len + RESERVE_BYTES) {
+            Ok(()) => {
+                self.reserved_to = len + RESERVE_BYTES;
+                Ok(true)
+            }
+            Err(error) if matches!(error.kind, ErrorKind::NoSpace) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// What was written since the last call, to be synced on any thread. A failed sync is fatal, nothing is put back.
     pub fn take_sync_batch(&mut self) -> JournalSync {
         let position = Position { incarnation: self.incarnation, sequence: self.written_sequence };
@@ -356,7 +379,9 @@ impl Journal {
         let (incarnation, first_sequence) = (self.incarnation, self.next_sequence);
         let header = SegmentHeader { incarnation, first_sequence, created_wall_ms: self.wall_ms };
         self.buffer.extend_from_slice(&header.encode());
-        (self.file, self.written_len, self.since_reset) = (file, 0, None);
+        // what was kept for the old segment is given back
+        self.file.truncate(self.written_len)?;
+        (self.file, self.written_len, self.since_reset, self.reserved_to) = (file, 0, None, 0);
         let next_sequence = first_sequence;
         let segment =
             Segment { number, incarnation, first_sequence, next_sequence, len: 0, is_damaged: false };
@@ -418,7 +443,10 @@ fn close_incarnations(
         let segment = &mut segments[index];
         if Some(segment.incarnation) == last_run {
             // the last run may have been killed before it synced; whoever reads it is told that it is on disk
-            disk.open(&dir.join(segment_name(segment.number)), OpenMode::Existing)?.sync()?;
+            let file = disk.open(&dir.join(segment_name(segment.number)), OpenMode::Existing)?;
+            // what it kept for itself is given back
+            file.truncate(segment.len)?;
+            file.sync()?;
         }
         if let Some(next) = following.filter(|next| next.incarnation == segment.incarnation) {
             segment.next_sequence = next.first_sequence.max(segment.first_sequence);

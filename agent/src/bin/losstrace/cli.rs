@@ -43,7 +43,11 @@ pub(crate) enum Command {
         undo_log: Option<PathBuf>,
     },
     /// The agent alone, following brokers over the network
-    Agent,
+    Agent {
+        /// Folder beside the data folder that notes everything a power cut would take back; what crash tests undo after a kill
+        #[arg(long, value_name = "DIR", hide = true)]
+        undo_log: Option<PathBuf>,
+    },
     /// Causes losses and compares what was destroyed with what the agent found
     Demo {
         /// Keep the folder with data and logs of every process
@@ -192,15 +196,19 @@ mod tests {
     }
 
     #[test]
-    fn the_undo_log_is_the_brokers_and_not_for_everybody() {
+    fn the_undo_log_is_for_one_part_and_not_for_everybody() {
         let cli = parse("losstrace broker --undo-log u --data-dir d").unwrap();
         assert!(
             matches!(cli.command, Some(Command::Broker { undo_log: Some(dir) }) if dir == Path::new("u"))
         );
+        let cli = parse("losstrace agent --undo-log u").unwrap();
+        assert!(matches!(cli.command, Some(Command::Agent { undo_log: Some(dir) }) if dir == Path::new("u")));
         assert!(parse("losstrace up --undo-log u").is_err());
-        let mut command = Cli::command();
-        let help = command.find_subcommand_mut("broker").unwrap().render_long_help().to_string();
-        assert!(!help.contains("undo"), "{help}");
+        for part in ["broker", "agent"] {
+            let mut command = Cli::command();
+            let help = command.find_subcommand_mut(part).unwrap().render_long_help().to_string();
+            assert!(!help.contains("undo"), "{help}");
+        }
     }
 
     #[test]

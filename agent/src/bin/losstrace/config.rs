@@ -79,7 +79,7 @@ pub(crate) struct Settings {
     pub agent: AgentConfig,
     pub log: Log,
     pub otlp: Otlp,
-    /// Where the broker's disk notes what a power cut would take back; from the command line only.
+    /// Where broker or agent notes what a power cut would take back; from the command line only.
     pub undo_log: Option<PathBuf>,
 }
 

@@ -45,7 +45,10 @@ fn main() -> ExitCode {
             settings.undo_log = undo_log;
             up::run(&settings, up::Parts::Broker).map(|()| 0)
         }
-        Command::Agent => up::run(&settings, up::Parts::Agent).map(|()| 0),
+        Command::Agent { undo_log } => {
+            settings.undo_log = undo_log;
+            up::run(&settings, up::Parts::Agent).map(|()| 0)
+        }
         Command::Demo { keep } => demo::run(keep).map(|()| 0),
         Command::Bench(options) => bench::run(&options, &cli.common).map(|()| 0),
         Command::Query(question) => query::run(&settings, &question),

@@ -3,12 +3,13 @@
 
 use crate::config::Settings;
 use crate::source::InProcess;
-use agent::config::{AgentConfig, FeedConfig};
+use agent::config::FeedConfig;
 use agent::http::agent_desk::AgentDesk;
 use agent::ingest::Source;
+use agent::ledger::sled::power_cut;
 use agent::metrics::Metrics;
 use agent::run::handle::Observation;
-use agent::run::{Agent, AgentHandle, Clock, Environment, Phase};
+use agent::run::{Agent, AgentHandle, Clock, Environment, OpenLedger, Phase};
 use agent::telemetry::{Telemetry, TelemetryConfig};
 use anyhow::{Context, Result, bail};
 use broker::server::{Server, ServerParts};
@@ -108,7 +109,7 @@ async fn serve_both(settings: &Settings, stop: watch::Receiver<bool>) -> Result<
     let source = Arc::new(InProcess::new(name, &settings.agent.reader, server.feed.clone()));
     tracing::warn!("broker and agent share one disk: what destroys it takes the evidence too");
     tracing::info!(remoting = %settings.listen.remoting, grpc = %settings.listen.grpc, "the broker takes clients");
-    let agent = start_agent(settings.agent.clone(), vec![source], clock.clone())?;
+    let agent = start_agent(settings, vec![source], clock.clone())?;
     let desk = AgentDesk::new(agent.clone(), clock);
     let door = tokio::spawn(agent_door(settings.listen.agent_http, agent.clone(), desk, stop.clone()));
     let outcome = tokio::select! {
@@ -128,10 +129,6 @@ async fn serve_both(settings: &Settings, stop: watch::Receiver<bool>) -> Result<
 
 fn start_broker(settings: &Settings, feed: Option<std::net::SocketAddr>, clock: Clock) -> Result<Server> {
     let listen = &settings.listen;
-    let disk: Arc<dyn Disk> = match &settings.undo_log {
-        Some(folder) => Arc::new(UndoDisk::open(folder).context("cannot open the undo log")?),
-        None => Arc::new(OsDisk),
-    };
     let parts = ServerParts {
         config: settings.broker.clone(),
         listen: broker::config::Listen {
@@ -142,13 +139,21 @@ fn start_broker(settings: &Settings, feed: Option<std::net::SocketAddr>, clock: 
             feed,
         },
         dir: settings.data_dir.join("broker"),
-        disk,
+        disk: disk(settings)?,
         incarnation: incarnation(),
         clock,
         // with an undo log every start may follow a power cut
         boot: if settings.undo_log.is_some() { None } else { boot() },
     };
     Server::start(parts).context("cannot start the broker")
+}
+
+/// The real disk, noting what a power cut would take back where a test asks for it.
+fn disk(settings: &Settings) -> Result<Arc<dyn Disk>> {
+    Ok(match &settings.undo_log {
+        Some(folder) => Arc::new(UndoDisk::open(folder).context("cannot open the undo log")?),
+        None => Arc::new(OsDisk),
+    })
 }
 
 async fn broker_stopped(server: &mut Server) -> Result<()> {
@@ -160,7 +165,7 @@ async fn broker_stopped(server: &mut Server) -> Result<()> {
 
 async fn serve_agent(settings: &Settings, stop: watch::Receiver<bool>) -> Result<()> {
     let clock = clock();
-    let agent = start_agent(followed(settings), Vec::new(), clock.clone())?;
+    let agent = start_agent(&followed(settings), Vec::new(), clock.clone())?;
     let desk = AgentDesk::new(agent.clone(), clock);
     let door = tokio::spawn(agent_door(settings.listen.agent_http, agent.clone(), desk, stop.clone()));
     let outcome = until_stopped(&agent, stop, door).await;
@@ -173,20 +178,24 @@ async fn serve_agent(settings: &Settings, stop: watch::Receiver<bool>) -> Result
 }
 
 /// The agent alone follows the brokers of its configuration, or the one this configuration would start.
-fn followed(settings: &Settings) -> AgentConfig {
-    let mut config = settings.agent.clone();
-    if config.feeds.is_empty() {
+fn followed(settings: &Settings) -> Settings {
+    let mut settings = settings.clone();
+    if settings.agent.feeds.is_empty() {
         let url = format!("http://{}", settings.listen.feed);
-        config.feeds.push(FeedConfig { name: settings.broker.broker_name.clone(), url });
+        settings.agent.feeds.push(FeedConfig { name: settings.broker.broker_name.clone(), url });
     }
-    config
+    settings
 }
 
 /// Starts the agent; `sources` are brokers in this process.
-fn start_agent(config: AgentConfig, sources: Vec<Arc<dyn Source>>, clock: Clock) -> Result<AgentHandle> {
-    let environment =
-        Environment { clock, disk: Arc::new(OsDisk), incarnation: incarnation(), sources, ledger: None };
-    Agent::start(config, environment).context("cannot start the agent")
+fn start_agent(settings: &Settings, sources: Vec<Arc<dyn Source>>, clock: Clock) -> Result<AgentHandle> {
+    let disk = disk(settings)?;
+    let ledger = settings.undo_log.clone().map(|folder| -> OpenLedger {
+        let (disk, dir, wall_ms) = (disk.clone(), settings.agent.data_dir.join("ledger"), clock().wall_ms);
+        Box::new(move || power_cut::open(disk.as_ref(), (&dir, &folder.join("ledger")), wall_ms))
+    });
+    let environment = Environment { clock, disk, incarnation: incarnation(), sources, ledger };
+    Agent::start(settings.agent.clone(), environment).context("cannot start the agent")
 }
 
 /// Serves the agent's HTTP until `stop`. Ends early only when it cannot serve.

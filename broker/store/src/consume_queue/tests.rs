@@ -154,11 +154,13 @@ fn a_full_disk_loses_no_unit() {
     for offset in 0..4 {
         queues.append(index, offset, unit(offset)).unwrap();
     }
-    assert_eq!(queues.append(index, 4, unit(4)).unwrap_err().kind, ErrorKind::NoSpace);
-    assert_eq!(queues.max_offset(index), 4);
-    disk.set_faults(SimFaults::default());
-    queues.append(index, 4, unit(4)).unwrap();
+    assert_eq!(queues.append(index, 4, unit(4)), Ok(Appended::New), "it waits in memory, and can be read");
+    assert_eq!(queues.write_out().unwrap_err().kind, ErrorKind::NoSpace);
     assert_eq!(offsets(&mut queues, index), [0, 1, 2, 3, 4]);
+    disk.set_faults(SimFaults::default());
+    queues.append(index, 5, unit(5)).unwrap();
+    queues.write_out().unwrap();
+    assert_eq!(offsets(&mut queues, index), [0, 1, 2, 3, 4, 5]);
 }
 
 #[test]

@@ -44,6 +44,21 @@ fn drain(reader: &mut JournalReader) -> Vec<Item> {
     items
 }
 
+#[test]
+fn room_is_kept_for_a_full_disk_and_its_end_is_told() {
+    let disk = SimDisk::new();
+    let opened = Journal::open(Arc::new(disk.clone()), config(SEGMENT_BYTES), incarnation(1), 7);
+    let (mut journal, _) = opened.unwrap();
+    assert_eq!(journal.reserve(), Ok(true));
+    journal.append(&vec![1; RESERVE_BYTES as usize * 3 / 4], true).unwrap();
+    journal.write().unwrap();
+    disk.set_faults(SimFaults { no_space_after_bytes: Some(1000), ..SimFaults::default() });
+    assert_eq!(journal.reserve(), Ok(false), "less than half is left, and there is no more");
+    disk.set_faults(SimFaults::default());
+    assert_eq!(journal.reserve(), Ok(true));
+    assert_eq!(journal.reserved_to, journal.written_len + RESERVE_BYTES);
+}
+
 /// Appends a frame, as a reset point where needed, and gives back what a reader must see.
 fn append(journal: &mut Journal, payload: &[u8]) -> Item {
     let reset = journal.needs_reset();
