@@ -20,6 +20,8 @@ mod settle;
 mod status;
 mod telemetry;
 mod time;
+#[doc(hidden)]
+pub mod untrusted;
 
 #[cfg(test)]
 mod tests;

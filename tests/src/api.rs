@@ -3,6 +3,7 @@
 //! would, instead of the product's own types.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -44,6 +45,8 @@ pub mod state {
 pub mod class {
     pub const DEAD_LETTERED: &str = "dead-lettered";
     pub const NEVER_STORED: &str = "never-stored";
+    pub const STORED_NOT_FLUSHED_LOST: &str = "stored-not-flushed-lost";
+    pub const UNDECIDED: &str = "undecided";
 }
 
 /// The agent: API and metrics on one port.
@@ -110,6 +113,13 @@ impl AgentApi {
         self.http.post("/api/v1/sent", &body)
     }
 
+    /// The same for many sends that were answered OK.
+    pub fn report_all_sent(&self, ids: &[String], topic: &str) -> Result<Answer> {
+        let report = |id: &String| json!({"id": id, "topic": topic, "outcome": "ok"});
+        let body = json!({"sent": ids.iter().map(report).collect::<Vec<_>>()});
+        self.http.post("/api/v1/sent", &body)
+    }
+
     /// An operator takes an incident in hand.
     pub fn acknowledge(&self, incident: &str) -> Result<()> {
         let body = json!({"operator": "tests", "note": "sent again"});
@@ -170,6 +180,18 @@ impl AgentApi {
             })
         };
         self.list("/api/v1/losses")?.iter().map(read).collect()
+    }
+
+    /// What one incident is about, message by message as far as it can say.
+    pub fn particulars(&self, incident: &str) -> Result<Particulars> {
+        let data = self.get(&format!("/api/v1/losses/{}", encode(incident)))?.data;
+        let ids = items(&data, "/ids")?.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        let range = |range: &Value| {
+            let queue = number(range, "/queue_id")?;
+            Ok((text(range, "/topic")?, queue, number(range, "/from")?..number(range, "/to")?))
+        };
+        let ranges = items(&data, "/ranges")?.iter().map(range).collect::<Result<_>>()?;
+        Ok(Particulars { ids, ids_total: number(&data, "/ids_total")?, ranges })
     }
 
     /// Incidents of any class that counts as loss, whatever their state. Most tests want none.
@@ -372,6 +394,17 @@ pub struct Incident {
     pub messages: u64,
     pub undecided: u64,
     pub summary: String,
+}
+
+/// The messages of one incident.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Particulars {
+    /// Client ids.
+    pub ids: BTreeSet<String>,
+    /// How many ids it has; more than `ids` when it names only the first.
+    pub ids_total: u64,
+    /// Topic, queue, offsets.
+    pub ranges: Vec<(String, u64, Range<u64>)>,
 }
 
 /// Messages per (topic, group) that incidents count as open losses: what the metric must say too.

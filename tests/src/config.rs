@@ -13,11 +13,21 @@ pub struct Options {
     pub retry_max: u32,
     /// Every one of the 18 delay levels: tests make them short so that retries take seconds.
     pub delay_level_ms: u32,
+    /// Broker and agent, each its own process, note what a power cut would take back (`Stand::undo_log`).
+    pub power_cuts: bool,
+    /// More lines of the file's `[broker]` section.
+    pub broker: &'static str,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { flush_disk_type: "SYNC_FLUSH", retry_max: 2, delay_level_ms: 1_000 }
+        Options {
+            flush_disk_type: "SYNC_FLUSH",
+            retry_max: 2,
+            delay_level_ms: 1_000,
+            power_cuts: false,
+            broker: "",
+        }
     }
 }
 
@@ -40,7 +50,8 @@ impl Options {
              [broker]\n\
              flush_disk_type = \"{}\"\n\
              retry_max = {}\n\
-             delay_levels_ms = {:?}\n",
+             delay_levels_ms = {:?}\n\
+             {}\n",
             ports.name_server.address(),
             ports.remoting.address(),
             ports.grpc.address(),
@@ -50,6 +61,7 @@ impl Options {
             self.flush_disk_type,
             self.retry_max,
             [self.delay_level_ms; DELAY_LEVELS],
+            self.broker,
         )
     }
 }

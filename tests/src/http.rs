@@ -48,6 +48,13 @@ impl Http {
         answer(response)
     }
 
+    /// POST of bytes that need not be JSON.
+    pub fn post_bytes(&self, path: &str, body: &[u8]) -> Result<Answer> {
+        let url = format!("{}{path}", self.base);
+        let request = self.agent.post(&url).content_type("application/json");
+        answer(request.send(body).with_context(|| format!("POST {url}"))?)
+    }
+
     /// GET that must be answered 200.
     pub fn text(&self, path: &str) -> Result<String> {
         let answer = self.get(path)?;

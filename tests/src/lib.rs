@@ -6,7 +6,7 @@
 //! in `tests/e2e`; the clients' side of it is in `tests/clients`, installed by `tests/install`.
 //!
 //! Where things are: `stand` (one product under test) → `process` (one child), `config` (its TOML), `ports`;
-//! `clients` (SDK runs), `admin` (topics); `api` (every JSON path and metric name), `http`, `metrics`, `prometheus`;
+//! `clients` (SDK runs), `admin` (topics), `raw` (bytes no SDK would write); `api` (every JSON path and metric name), `http`, `metrics`, `prometheus`;
 //! `wait` (the only clock).
 
 #![allow(
@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod ports;
 pub mod process;
 pub mod prometheus;
+pub mod raw;
 pub mod stand;
 pub mod wait;
 

@@ -64,6 +64,29 @@ impl Process {
         wait::until(&what, limit, || Ok(self.child.try_wait()?))
     }
 
+    /// Waits for the child's own end, which must come.
+    pub fn wait_end(&mut self, limit: Duration) -> Result<ExitStatus> {
+        wait::until(&format!("{} to end by itself", self.name), limit, || Ok(self.child.try_wait()?))
+    }
+
+    /// Resident memory now, bytes.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().with_context(|| line.to_owned())?;
+        Ok(kib * 1024)
+    }
+
+    /// Processor time used so far, in ticks of 10 ms (user and system).
+    pub fn cpu_ticks(&self) -> Result<u64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        // the name in parentheses may hold spaces; user and system time are fields 14 and 15 of the line
+        let (_, rest) = stat.rsplit_once(')').context("no process name")?;
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        let ticks = |at: usize| -> Result<u64> { Ok(fields.get(at).context("a short line")?.parse()?) };
+        Ok(ticks(11)? + ticks(12)?)
+    }
+
     pub fn log_tail(&self) -> String {
         tail(&self.log)
     }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, ExitStatus, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -74,6 +74,9 @@ impl Stand {
         let log = self.folder().join(format!("{name}.log"));
         let mut command = self.losstrace()?;
         command.arg(name).arg("--data-dir").arg(self.data_dir()).arg("--config").arg(self.config());
+        if self.options.power_cuts {
+            command.arg("--undo-log").arg(self.undo_log(role));
+        }
         let mut process = Process::spawn(name, &mut command, log)?;
         if role != Role::Agent {
             wait::until_ok("the broker to be ready", READY_LIMIT, || {
@@ -88,6 +91,17 @@ impl Stand {
             })?;
         }
         Ok(process)
+    }
+
+    /// Starts one part that must end by itself, with more flags; returns how it ended, and everything it said.
+    pub fn refused(&self, role: Role, flags: &[&str]) -> Result<(ExitStatus, String)> {
+        let log = self.folder().join(format!("refused-{}.log", self.next_number()));
+        let mut command = self.losstrace()?;
+        command.arg(role.command()).arg("--data-dir").arg(self.data_dir());
+        command.arg("--config").arg(self.config()).args(flags);
+        let status =
+            Process::spawn("what must not start", &mut command, log.clone())?.wait_end(READY_LIMIT)?;
+        Ok((status, fs::read_to_string(log)?))
     }
 
     /// Broker and agent in one process, ready.
@@ -120,6 +134,11 @@ impl Stand {
 
     pub fn data_dir(&self) -> PathBuf {
         self.folder().join("data")
+    }
+
+    /// Where a process notes what a power cut would take back, with `Options::power_cuts`.
+    pub fn undo_log(&self, role: Role) -> PathBuf {
+        self.folder().join("undo").join(role.command())
     }
 
     pub fn config(&self) -> PathBuf {

@@ -128,6 +128,27 @@ pub struct SentTaken {
     pub accepted: u64,
 }
 
+impl SentBody {
+    /// All reports, or what is wrong with the first that is.
+    fn reports(&self, reported_wall_ms: u64) -> Result<Vec<SentReported>, Problem> {
+        if self.sent.is_empty() {
+            return Err(Problem::bad_request("sent: must have at least one report"));
+        }
+        if self.sent.len() > REPORTS_MAX {
+            let detail = format!("sent: at most {REPORTS_MAX} reports in one request");
+            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
+        }
+        let items = self.sent.iter().enumerate();
+        items.map(|(index, item)| item.report(index, reported_wall_ms)).collect()
+    }
+}
+
+/// The reports in a body, as the door reads it: for whoever checks that no bytes panic.
+#[doc(hidden)]
+pub fn read_reports(body: &[u8], reported_wall_ms: u64) -> Option<Vec<SentReported>> {
+    serde_json::from_slice::<SentBody>(body).ok()?.reports(reported_wall_ms).ok()
+}
+
 impl SentItem {
     fn report(&self, index: usize, reported_wall_ms: u64) -> Result<SentReported, Problem> {
         let key = |field: &str| format!("sent[{index}].{field}");
@@ -168,17 +189,7 @@ pub async fn sent(
     State(door): State<Shared>,
     Body(body): Body<SentBody>,
 ) -> Result<Json<Envelope<SentTaken>>, Problem> {
-    if body.sent.is_empty() {
-        return Err(Problem::bad_request("sent: must have at least one report"));
-    }
-    if body.sent.len() > REPORTS_MAX {
-        let detail = format!("sent: at most {REPORTS_MAX} reports in one request");
-        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
-    }
-    let now = door.desk.wall_ms();
-    let reports: Result<Vec<SentReported>, Problem> =
-        body.sent.iter().enumerate().map(|(index, item)| item.report(index, now)).collect();
-    let reports = reports?;
+    let reports = body.reports(door.desk.wall_ms())?;
     let accepted = reports.len() as u64;
     let Envelope { as_of, complete, sources_behind, undecided_messages, data: () } =
         door.desk.sent(reports).await?;
