@@ -3,6 +3,8 @@
 //!
 //! `cargo bench -p tests --bench scale [-- MESSAGES]`
 
+#![allow(clippy::print_stdout, reason = "a measurement speaks to its terminal")]
+
 use agent::config::AgentConfig;
 use agent::ledger;
 use agent::run::Core;
