@@ -5,6 +5,7 @@
 //! nothing that was flushed is lost; what is lost has a name where a producer had reported it, and is within a stated range
 //! and bound otherwise; nothing else is reported; no counter steps back; everything starts again.
 //!
+//! `cargo nextest run --release -p tests --test e2e power_cut --run-ignored all` runs them: not yet right in every run.
 //! `LOSSTRACE_TEST_SEED` sets the seed, `LOSSTRACE_TEST_CUTS` how many cuts there are (the clients of a test live long enough
 //! for 15).
 
@@ -352,13 +353,13 @@ fn check_answered(site: &Site<'_>, cut: &Cut, flush_disk_type: &str) -> Result<(
 }
 
 #[test]
-#[ignore = "not met yet: in one of several runs an id is named lost that is not among what was destroyed"]
+#[ignore = "not met yet: seen once, an id is named lost that was not destroyed; run with --run-ignored all"]
 fn a_power_cut_of_both_under_async_flush_is_bounded_and_told() -> Result<()> {
     cut_power_repeatedly("ASYNC_FLUSH", 1)
 }
 
 #[test]
-#[ignore = "not met yet: in one of several runs an id is named lost that is not among what was destroyed"]
+#[ignore = "not met yet: seen once, a survivor did not reach its consumer in time; run with --run-ignored all"]
 fn a_power_cut_of_both_under_sync_flush_loses_nothing_answered() -> Result<()> {
     cut_power_repeatedly("SYNC_FLUSH", 2)
 }
