@@ -90,6 +90,9 @@ impl PendingAppends {
 impl Core {
     /// Lays one record down. It exists once [`Core::commit_appends`] has run; until then only its place is known.
     pub(super) fn lay_down(&mut self, now: Now, record: NewRecord<'_>) -> Answer<usize> {
+        if self.index.is_full() {
+            return Err(Refusal::NotAvailable("the key index waits for the disk".into()));
+        }
         let bounds = self.state.bounds(record.queue);
         let queue_offset = *self.pending.next_offsets.get(&record.queue).unwrap_or(&bounds.max_offset);
         let lineage = match &record.kind {
@@ -233,7 +236,7 @@ impl Core {
             if error.is_fatal() {
                 self.stop(error);
             } else {
-                tracing::warn!(%error, "consume queue or index is behind the log");
+                tracing::warn!(%error, "a consume queue is behind the log");
             }
         }
         self.index.advance(record.log_end.0);
@@ -254,7 +257,7 @@ impl Core {
         }
         self.queues.append(index, queue_offset, unit)?;
         for key in keys {
-            self.index.insert(*key, unit.commitlog_offset)?;
+            self.index.insert(*key, unit.commitlog_offset);
         }
         Ok(())
     }

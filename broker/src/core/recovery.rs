@@ -286,7 +286,7 @@ impl Dispatch<'_> {
         let Ok((message, len)) = StoredMessage::decode(&logged.record) else { return Ok(()) };
         if logged.commitlog_offset >= self.index_from {
             for key in index_keys(message.topic, message.properties.known()) {
-                self.index.insert(key, logged.commitlog_offset.0)?;
+                self.index.insert(key, logged.commitlog_offset.0);
             }
             self.index.advance(logged.commitlog_offset.0 + len as u64);
             if let Some(job) = self.index.seal_job(self.state.flushed.0, false) {

@@ -11,10 +11,11 @@
 //! table:   per block | first hash u64 | block crc32 |      after the last block, whose block number is rounded up
 //! ```
 //!
-//! The table in memory is sealed into a run of tier 0; sixteen adjacent runs of a tier are merged into one of the next, up to tier 2
-//! (16.7 million entries). At 100 million entries a lookup reads about 36 blocks of 4 KiB.
+//! A full table in memory is closed and waits until its part of the log is flushed; then it is sealed into a run of tier 0. Sixteen
+//! adjacent runs of a tier are merged into one of the next, up to tier 2 (16.7 million entries). At 100 million entries a lookup reads
+//! about 36 blocks of 4 KiB.
 //!
-//! Crash story: a run is written under another name, synced, renamed; it is whole or absent. The table in memory is lost
+//! Crash story: a run is written under another name, synced, renamed; it is whole or absent. The tables in memory are lost
 //! with the process: [`KeyIndex::open`] says which log ranges are missing, and the caller dispatches them again. A run that reaches
 //! beyond the recovered end of the log is dropped, so only what is flushed is sealed. A damaged run is dropped and
 //! its range is missing; a block that is damaged later makes lookups say which range they cannot see.
@@ -22,19 +23,19 @@
 mod run;
 
 use crate::disk::Disk;
-use crate::error::{ErrorKind, Op, Result, StoreError};
+use crate::error::{ErrorKind, Result};
 use run::{Run, RunScan, RunWriter, run_name};
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Entries after which the table in memory wants to be sealed.
+/// Entries after which a table in memory is closed.
 pub const TABLE_ENTRIES: usize = 65_536;
-/// Entries it takes at most, while a job is under way.
-pub const TABLE_ENTRIES_MAX: usize = 16 * TABLE_ENTRIES;
+/// Entries in memory after which [`KeyIndex::is_full`], so that nothing more should be stored until some are sealed.
+pub const MEMORY_ENTRIES: usize = 16 * TABLE_ENTRIES;
 /// Runs of one tier that are merged into one of the next.
 pub const MERGE_RUNS: usize = 16;
 /// Runs of this tier stay as they are, so that retention can drop them whole.
@@ -113,7 +114,7 @@ struct Table {
 
 impl Table {
     fn insert(&mut self, entry: Entry) {
-        let place = u32::try_from(self.entries.len()).expect("the table is limited to 2^20 entries");
+        let place = u32::try_from(self.entries.len()).expect("a table is closed when it is full");
         let before = self.newest.insert(entry.hash, place).unwrap_or(NONE);
         self.entries.push((entry, before));
     }
@@ -213,9 +214,14 @@ fn merge(disk: Arc<dyn Disk>, dir: PathBuf, runs: Vec<Arc<Run>>) -> Result<Run> 
 pub struct KeyIndex {
     disk: Arc<dyn Disk>,
     config: IndexConfig,
+    /// Where live dispatch writes.
     table: Table,
-    /// The table a seal job works on.
-    sealing: Option<Arc<Table>>,
+    /// Full tables, oldest first: under load the log's end is never flushed, but the end of an older table is.
+    closed: VecDeque<Arc<Table>>,
+    /// Entries of the closed tables.
+    closed_entries: usize,
+    /// A job seals the oldest closed table.
+    is_sealing: bool,
     is_merging: bool,
     /// Sorted by range.
     runs: Vec<Arc<Run>>,
@@ -269,7 +275,16 @@ impl KeyIndex {
         }
         missing.push(covered..log.end.max(covered));
         let table = Table { range: covered..covered, ..Table::default() };
-        let index = KeyIndex { disk, config, table, sealing: None, is_merging: false, runs: kept };
+        let index = KeyIndex {
+            disk,
+            config,
+            table,
+            closed: VecDeque::new(),
+            closed_entries: 0,
+            is_sealing: false,
+            is_merging: false,
+            runs: kept,
+        };
         Ok((index, missing))
     }
 
@@ -280,19 +295,30 @@ impl KeyIndex {
     }
 
     /// Adds one key of the record at an offset, at or above the position last advanced to.
-    pub fn insert(&mut self, hash: u64, commitlog_offset: u64) -> Result<()> {
-        if self.table.entries.len() >= TABLE_ENTRIES_MAX {
-            let kind = ErrorKind::Limit("index table, a seal job is overdue");
-            return Err(StoreError::new(Op::Append, &self.config.dir, commitlog_offset, kind));
-        }
+    pub fn insert(&mut self, hash: u64, commitlog_offset: u64) {
         self.table.insert(Entry { hash, offset: commitlog_offset });
-        Ok(())
+    }
+
+    /// Whether so many entries wait in memory for the disk that the caller should store nothing more for now.
+    pub fn is_full(&self) -> bool {
+        self.closed_entries + self.table.entries.len() >= MEMORY_ENTRIES
     }
 
     /// States that every key of every record below a log position was inserted.
     pub fn advance(&mut self, log_position: u64) {
         assert!(log_position >= self.table.range.end, "the log is dispatched in order");
         self.table.range.end = log_position;
+        if self.table.entries.len() >= self.config.table_entries {
+            self.close_table();
+        }
+    }
+
+    fn close_table(&mut self) {
+        let end = self.table.range.end;
+        let next = Table { range: end..end, ..Table::default() };
+        let full = std::mem::replace(&mut self.table, next);
+        self.closed_entries += full.entries.len();
+        self.closed.push_back(Arc::new(full));
     }
 
     /// The position last advanced to.
@@ -300,18 +326,16 @@ impl KeyIndex {
         self.table.range.end
     }
 
-    /// Takes the table out for sealing when it is full (or not empty, with `even_if_small`), all of it lies below the flushed
-    /// position, and no other seal is under way.
+    /// Seals the oldest closed table (when there is none and `even_if_small`, what the open one holds), if all of it lies below the
+    /// flushed position and no other seal is under way.
     pub fn seal_job(&mut self, flushed: u64, even_if_small: bool) -> Option<IndexJob> {
-        let is_due = self.table.entries.len() >= self.config.table_entries || even_if_small;
-        let range = self.table.range.clone();
-        if !is_due || range.is_empty() || range.end > flushed || self.sealing.is_some() {
-            return None;
+        if self.closed.is_empty() && even_if_small && !self.table.range.is_empty() {
+            self.close_table();
         }
-        let next = Table { range: range.end..range.end, ..Table::default() };
-        let table = Arc::new(std::mem::replace(&mut self.table, next));
-        self.sealing = Some(table.clone());
-        Some(self.job(Work::Seal(table)))
+        let oldest =
+            self.closed.front().filter(|table| table.range.end <= flushed && !self.is_sealing)?.clone();
+        self.is_sealing = true;
+        Some(self.job(Work::Seal(oldest)))
     }
 
     /// Sixteen adjacent runs of one tier, when there are any and no other merge is under way.
@@ -338,7 +362,9 @@ impl KeyIndex {
         let run = Arc::new(new.run);
         let covers = |old: &Run| run.range.start <= old.range.start && old.range.end <= run.range.end;
         if run.tier == 0 {
-            self.sealing = None;
+            self.is_sealing = false;
+            let sealed = self.closed.pop_front().expect("the table a job has sealed");
+            self.closed_entries -= sealed.entries.len();
         } else {
             self.is_merging = false;
         }
@@ -350,17 +376,12 @@ impl KeyIndex {
         old.iter().try_for_each(|old| self.disk.remove(&old.path))
     }
 
-    /// After a failed job (disk full): merging may be tried again later, and the entries of a failed seal go back.
+    /// After a failed job (disk full): it may be tried again later.
     pub fn abandon(&mut self, was_merge: bool) {
         if was_merge {
             self.is_merging = false;
-            return;
-        }
-        let Some(sealing) = self.sealing.take() else { return };
-        let newer = std::mem::take(&mut self.table);
-        self.table.range = sealing.range.start..newer.range.end;
-        for (entry, _) in sealing.entries.iter().chain(&newer.entries) {
-            self.table.insert(*entry);
+        } else {
+            self.is_sealing = false;
         }
     }
 
@@ -368,7 +389,7 @@ impl KeyIndex {
     pub fn lookup(&self, hash: u64, limit: usize) -> Result<Lookup> {
         let mut found = Lookup::default();
         self.table.lookup(hash, limit, &mut found.offsets);
-        if let Some(table) = &self.sealing {
+        for table in self.closed.iter().rev() {
             table.lookup(hash, limit, &mut found.offsets);
         }
         for run in self.runs.iter().rev() {
