@@ -47,7 +47,7 @@ impl BrokerBooks {
                 }
                 silent = queue.bad.clone();
             }
-            self.cut_queue(*key, (*min, *end), closed_epoch, &remade);
+            self.cut_queue(*key, (*min, *end), closed_epoch, &remade, unnamed);
         }
         for (key, ranges) in &recovered.bad {
             for (from, to, epoch) in self.bad_records(*key, ranges) {
@@ -159,7 +159,14 @@ impl BrokerBooks {
         taken
     }
 
-    fn cut_queue(&mut self, key: QueueKey, kept: (u64, u64), closed_epoch: u64, remade: &Ranges) {
+    fn cut_queue(
+        &mut self,
+        key: QueueKey,
+        kept: (u64, u64),
+        closed_epoch: u64,
+        remade: &Ranges,
+        unnamed: u64,
+    ) {
         let (min, end) = kept;
         let Some(queue) = self.queues.get_mut(&key) else { return };
         let old_max = queue.max;
@@ -169,6 +176,12 @@ impl BrokerBooks {
         self.store.stored += hidden;
         self.store.flushed += hidden;
         self.queue_changed(key);
+        if unnamed > 0 || end < old_max {
+            let reach = old_max.max(end).saturating_add(unnamed);
+            for owner in &owners {
+                self.with_group_queue(owner, key, |books, _, _| books.may_have_passed(end, reach));
+            }
+        }
         if end >= old_max {
             return;
         }

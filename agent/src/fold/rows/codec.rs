@@ -326,9 +326,10 @@ impl Row for GroupQueue {
     /// Everything but the marks and how debts ended.
     fn put(&self, out: &mut Vec<u8>) {
         let counts = self.counts;
-        for value in [self.start, self.position, self.floor, self.owed_extra, self.before_membership] {
+        for value in [self.start, self.position, self.floor, self.owed_extra] {
             value.put(out);
         }
+        (self.passed_before, self.before_membership).put(out);
         for value in [counts.settled, counts.filtered, counts.moved, counts.dead_lettered] {
             value.put(out);
         }
@@ -351,6 +352,7 @@ impl Row for GroupQueue {
             position: Row::get(row)?,
             floor: Row::get(row)?,
             owed_extra: Row::get(row)?,
+            passed_before: Row::get(row)?,
             before_membership: Row::get(row)?,
             counts: Counts {
                 settled: Row::get(row)?,
