@@ -45,6 +45,7 @@ pub mod state {
 pub mod class {
     pub const DEAD_LETTERED: &str = "dead-lettered";
     pub const NEVER_STORED: &str = "never-stored";
+    pub const OFFSET_REUSED: &str = "offset-reused";
     pub const STORED_NOT_FLUSHED_LOST: &str = "stored-not-flushed-lost";
     pub const UNDECIDED: &str = "undecided";
 }
