@@ -49,6 +49,17 @@ struct Stored {
     at_ms: i64,
 }
 
+/// Topic, queue, offsets.
+type Place = (String, u64, std::ops::Range<u64>);
+
+impl Stored {
+    fn is_within(&self, places: &[Place]) -> bool {
+        places.iter().any(|(topic, queue, offsets)| {
+            *topic == self.topic && *queue == self.queue && offsets.contains(&self.offset)
+        })
+    }
+}
+
 /// Every message in the commit log as it is on the disk now, without asking the broker's recovery.
 fn stored(stand: &Stand) -> Result<BTreeSet<Stored>> {
     let folder = stand.data_dir().join("broker/commitlog");
@@ -281,13 +292,7 @@ fn check_said(cut: &Cut, said: &[Said]) -> Result<()> {
     ensure!(bound >= truth, "{truth} messages are gone without a name, the bound is {bound}");
     let most = RESERVED_MIN + 2 * cut.busiest;
     ensure!(bound <= most, "the bound is {bound}, more than {most}");
-    let covers = |gone: &Stored| {
-        let here = |(topic, queue, offsets): &(String, u64, std::ops::Range<u64>)| {
-            *topic == gone.topic && *queue == gone.queue && offsets.contains(&gone.offset)
-        };
-        ranges.iter().any(here)
-    };
-    let outside: Vec<&&Stored> = nameless.iter().filter(|gone| !covers(gone)).collect();
+    let outside: Vec<&&Stored> = nameless.iter().filter(|gone| !gone.is_within(&ranges)).collect();
     ensure!(outside.is_empty(), "in none of the stated ranges: {outside:?}");
     Ok(())
 }
@@ -299,14 +304,21 @@ fn check_consumed(stand: &Stand, loads: Vec<Load>) -> Result<()> {
         load.producer.stop()?;
         let here: Vec<Stored> =
             stored(stand)?.into_iter().filter(|message| message.topic == load.topic).collect();
+        let group = format!("{}-readers", load.topic);
         let check = |consumed: &BTreeMap<String, usize>| {
-            let passed = passed_over(stand)?;
-            let is_missing = |m: &&Stored| !consumed.contains_key(&m.body) && !passed.contains(&m.id);
-            let missing: Vec<&Stored> = here.iter().filter(is_missing).collect();
-            ensure!(missing.is_empty(), "never consumed, and not named: {missing:?}");
-            let both = |m: &&Stored| consumed.contains_key(&m.body) && passed.contains(&m.id);
-            let wrong: Vec<&Stored> = here.iter().filter(both).collect();
-            ensure!(wrong.is_empty(), "named as passed over, and consumed: {wrong:?}");
+            let (got, missing): (Vec<&Stored>, Vec<&Stored>) =
+                here.iter().partition(|message| consumed.contains_key(&message.body));
+            for message in missing {
+                let life = stand.agent_api().message(&message.id)?;
+                let named = life.class_in(&group)? == Some(class::OFFSET_REUSED);
+                ensure!(named, "never consumed, and not named: {message:?}, {life:?}");
+            }
+            let ranges = reused(stand)?;
+            for message in got.into_iter().filter(|message| message.is_within(&ranges)) {
+                let life = stand.agent_api().message(&message.id)?;
+                let named = life.class_in(&group)? == Some(class::OFFSET_REUSED);
+                ensure!(!named, "named as passed over, and consumed: {message:?}, {life:?}");
+            }
             Ok(())
         };
         let waited =
@@ -314,7 +326,6 @@ fn check_consumed(stand: &Stand, loads: Vec<Load>) -> Result<()> {
         let mut consumed = load.consumer.stop()?.consumed();
         if waited.is_err() && load.topic == TOPICS[1] {
             // this SDK's queues may stay locked for ever after a pull that got no answer: the next member of its group gets them
-            let group = format!("{}-readers", load.topic);
             let next = Client::start(stand, PythonRemoting, &Job::consume(load.topic, &group, 0))?;
             wait::until_ok("what survived, by the next member", CONSUME_LIMIT, || {
                 consumed.extend(next.events().consumed());
@@ -328,14 +339,14 @@ fn check_consumed(stand: &Stand, loads: Vec<Load>) -> Result<()> {
     Ok(())
 }
 
-/// Ids of all messages of which the agent says that their group was beyond their offset before they were stored.
-fn passed_over(stand: &Stand) -> Result<BTreeSet<String>> {
+/// Where messages stand of which the agent says that their group was beyond their offset before they were stored.
+fn reused(stand: &Stand) -> Result<Vec<Place>> {
     let agent = stand.agent_api();
-    let mut ids = BTreeSet::new();
+    let mut ranges = Vec::new();
     for incident in agent.incidents()?.iter().filter(|incident| incident.class == class::OFFSET_REUSED) {
-        ids.extend(agent.particulars(&incident.incident)?.ids);
+        ranges.extend(agent.particulars(&incident.incident)?.ranges);
     }
-    Ok(ids)
+    Ok(ranges)
 }
 
 fn setting(name: &str, otherwise: u64) -> Result<u64> {

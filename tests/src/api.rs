@@ -323,6 +323,11 @@ impl MessageLife {
         self.0.pointer("/first_break").and_then(Value::as_str)
     }
 
+    /// What the group has suffered from it, when it has.
+    pub fn class_in(&self, group: &str) -> Result<Option<&str>> {
+        Ok(self.group(group)?.pointer("/class").and_then(Value::as_str))
+    }
+
     /// Where it is stored.
     pub fn place(&self) -> Result<Place> {
         place(&self.0, "/identity")
