@@ -129,7 +129,10 @@ pub struct GroupQueue {
     pub owed_extra: u64,
     /// When a member was last handed something, wall ms; 0: never.
     pub read_wall_ms: u64,
-    /// Below it a message may have stood that a recovery took, and that the group had passed: new ones have these offsets now.
+    /// From here to `passed_before` messages may have stood that a recovery took, and that the group had passed: new ones have these
+    /// offsets now.
+    pub reused_from: u64,
+    /// See `reused_from`.
     pub passed_before: u64,
     /// Messages before the membership, when the group started.
     pub before_membership: u64,
@@ -203,7 +206,7 @@ impl GroupQueue {
             marked += to - from;
         }
         let numbers = [self.start, self.position, self.floor, self.owed_extra, self.before_membership, max];
-        let numbers = numbers.into_iter().chain([self.passed_before]);
+        let numbers = numbers.into_iter().chain([self.reused_from, self.passed_before]);
         if numbers.chain(self.counts.each()).any(|number| number > NUMBER_MAX) {
             return Some("a number too large to be true");
         }
@@ -403,6 +406,7 @@ impl GroupQueue {
         };
         let to = to.min(bounds.max);
         if reason != MoveReason::Retention && self.floor < to.min(self.passed_before) {
+            self.pass(to.min(self.reused_from), class, bounds, out);
             // a client that goes on where it was before the recovery, whatever it calls that
             self.pass(to.min(self.passed_before), Class::OffsetReused, bounds, out);
         }

@@ -529,6 +529,18 @@ fn a_client_that_goes_on_where_it_was_before_a_recovery_skips_reused_offsets() {
 }
 
 #[test]
+fn what_a_client_passes_whose_delivery_no_frame_tells_any_more_is_undecided() {
+    for reason in [MoveReason::Commit, MoveReason::Reset] {
+        let mut w = World::new();
+        w.send(4);
+        w.flush();
+        w.restart(false, &[(ORDERS, 4)], 300);
+        w.say(vec![moved("g", ORDERS, 0, 4, reason)]);
+        assert!(w.verdicts().iter().all(|v| !v.class.is_loss()), "{:#?}", w.verdicts());
+    }
+}
+
+#[test]
 fn a_copy_that_recovery_took_is_lost_only_if_it_is_not_made_again() {
     for remade in [true, false] {
         let mut w = World::new();

@@ -173,6 +173,10 @@ impl BrokerBooks {
         queue.recover(min, end, closed_epoch);
         let hidden = queue.max.saturating_sub(old_max);
         let owners = queue.owners.clone();
+        if unnamed > 0 {
+            // what was told last of deliveries and commits did not survive
+            queue.untrusted_below = queue.untrusted_below.max(end);
+        }
         self.store.stored += hidden;
         self.store.flushed += hidden;
         self.queue_changed(key);

@@ -9,9 +9,12 @@ impl GroupQueue {
     /// Messages up to `reach` may have stood in the queue before recovery cut it, at `end`.
     pub fn may_have_passed(&mut self, end: u64, reach: u64) {
         let reach = reach.max(self.position);
-        if reach > end {
-            self.passed_before = self.passed_before.max(reach);
+        if reach <= end {
+            return;
         }
+        let is_open = self.floor < self.passed_before;
+        self.reused_from = if is_open { self.reused_from.min(end) } else { end };
+        self.passed_before = if is_open { self.passed_before.max(reach) } else { reach };
     }
 
     /// Recovery cut the queue at `end`, from `old_max`: what was open there is lost with the store's copy, what a member

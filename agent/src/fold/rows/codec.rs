@@ -329,7 +329,8 @@ impl Row for GroupQueue {
         for value in [self.start, self.position, self.floor, self.owed_extra] {
             value.put(out);
         }
-        (self.passed_before, self.before_membership).put(out);
+        (self.reused_from, self.passed_before).put(out);
+        self.before_membership.put(out);
         for value in [counts.settled, counts.filtered, counts.moved, counts.dead_lettered] {
             value.put(out);
         }
@@ -352,6 +353,7 @@ impl Row for GroupQueue {
             position: Row::get(row)?,
             floor: Row::get(row)?,
             owed_extra: Row::get(row)?,
+            reused_from: Row::get(row)?,
             passed_before: Row::get(row)?,
             before_membership: Row::get(row)?,
             counts: Counts {
