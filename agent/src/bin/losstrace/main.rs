@@ -11,6 +11,7 @@ mod bench;
 mod cli;
 mod config;
 mod demo;
+mod doctor;
 mod query;
 mod source;
 mod tables;
