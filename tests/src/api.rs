@@ -39,6 +39,7 @@ pub mod state {
     pub const SETTLED: &str = "settled";
     pub const DEAD_LETTERED: &str = "dead-lettered";
     pub const MOVED: &str = "moved";
+    pub const UNDECIDED: &str = "undecided";
 }
 
 /// Classes that tests expect by name.
