@@ -16,6 +16,8 @@ pub struct Deadlines {
     pub copy_remade_ms: u64,
     /// An unread message is near its end when retention deletes it within this time.
     pub near_expiry_ms: u64,
+    /// Clocks of producers and brokers may differ by this: within it, no order in time is concluded from them.
+    pub clock_slack_ms: u64,
     /// An unanswered question is asked again after this.
     pub ask_again_ms: u64,
 }
@@ -29,6 +31,7 @@ impl Default for Deadlines {
             send_known_ms: 0,
             copy_remade_ms: 30_000,
             near_expiry_ms: 6 * 3_600_000,
+            clock_slack_ms: 1_000,
             ask_again_ms: 2_000,
         }
     }

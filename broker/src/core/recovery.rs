@@ -225,12 +225,14 @@ impl Core {
     /// Reads the log once: finds each queue's end, dispatches, and collects what the journal lacks.
     fn scan_log(&mut self, base: Ends, queues_from: LogPosition, flushed: LogPosition) -> StoreResult<Found> {
         let from = queues_from.min(self.index_from).max(self.log.start());
+        let all_kept = self.log.start() <= queues_from;
         let mut dispatch = Dispatch {
             state: &self.state,
             queues: &mut self.queues,
             index: &mut self.index,
             index_from: self.index_from,
             queues_from,
+            all_kept,
             found: Found { ends: base, ..Default::default() },
         };
         let mut failed: Option<StoreError> = None;
@@ -295,6 +297,8 @@ struct Dispatch<'a> {
     index: &'a mut KeyIndex,
     index_from: LogPosition,
     queues_from: LogPosition,
+    /// Retention took nothing of what the snapshot does not vouch for.
+    all_kept: bool,
     found: Found,
 }
 
@@ -317,15 +321,18 @@ impl Dispatch<'_> {
         let queue = QueueKey { topic: logged.topic, queue_id: message.queue_id as u32 };
         let offset = message.queue_offset;
         let first = !self.found.ends.contains_key(&queue);
-        let end = self.found.ends.entry(queue).or_insert(offset);
+        // a queue the snapshot does not know began behind it: what is missing before its first good record was spoilt,
+        // unless retention can have taken it
+        let begin = if self.all_kept { self.state.bounds(queue).min_offset.min(offset) } else { offset };
+        let end = self.found.ends.entry(queue).or_insert(begin);
         if offset < *end {
             return Ok(());
         }
         let gap = *end..offset;
         *end = offset + 1;
         let index = queue_index(self.state, self.queues, queue)?;
-        if first && self.queues.max_offset(index) == 0 && offset > 0 {
-            self.queues.reset_to(index, offset)?;
+        if first && self.queues.max_offset(index) == 0 && gap.start > 0 {
+            self.queues.reset_to(index, gap.start)?;
         }
         if !gap.is_empty() {
             self.found.bad.entry(queue).or_default().insert(gap.start, gap.end);

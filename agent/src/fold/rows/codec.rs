@@ -2,7 +2,7 @@
 //! fails, never panics.
 
 use super::RowError;
-use crate::fold::broker::{Gap, Run, Totals};
+use crate::fold::broker::{Gap, Run, Totals, UnnamedWindow};
 use crate::fold::class::Class;
 use crate::fold::dead_letters::{DeadLetter, Outcome};
 use crate::fold::group::{GroupBooks, Member};
@@ -214,6 +214,18 @@ impl Row for Truncation {
     fn get(row: &mut Reader<'_>) -> Result<Self, RowError> {
         let (epoch, (end, old_max)) = Row::get(row)?;
         Ok(Truncation { epoch, end, old_max })
+    }
+}
+
+impl Row for UnnamedWindow {
+    fn put(&self, out: &mut Vec<u8>) {
+        (self.messages, (self.epoch, self.incarnation)).put(out);
+        (self.heard_wall_ms, self.opened_wall_ms).put(out);
+    }
+    fn get(row: &mut Reader<'_>) -> Result<Self, RowError> {
+        let (messages, (epoch, incarnation)) = Row::get(row)?;
+        let (heard_wall_ms, opened_wall_ms) = Row::get(row)?;
+        Ok(UnnamedWindow { messages, epoch, incarnation, heard_wall_ms, opened_wall_ms })
     }
 }
 

@@ -95,6 +95,35 @@ fn the_state_after_a_restart_is_the_state_before_it() {
 }
 
 #[test]
+fn a_spoilt_record_is_stated_wherever_it_stood_in_its_queue() {
+    for spoilt in 0..2 {
+        let mut bench = Bench::sync();
+        let mut sent: Vec<StoredAt> = Vec::new();
+        while sent.len() < 3 {
+            let answer = bench.send("t", "A").unwrap();
+            sent.extend(answer.into_iter().filter(|at| at.queue_id == 0));
+        }
+        let at = sent.get(spoilt).unwrap();
+        bench.core = None;
+        let files = bench.disk.files();
+        let (path, _) =
+            files.iter().find(|(path, _)| path.to_string_lossy().contains("/commitlog/")).unwrap();
+        // commit-log offsets count the segment's header; this is within the body or the properties
+        assert!(bench.disk.flip_bit(path, at.commitlog_offset + 80, 3));
+        let report = bench.open();
+        assert_eq!(report.scan.damaged.len(), 1);
+        let stated = bench.facts().into_iter().rev().find_map(|fact| match fact {
+            Fact::Recovered(recovered) => Some(recovered.bad),
+            _ => None,
+        });
+        let bad = stated.unwrap();
+        let places: Vec<_> = bad.iter().map(|(queue, bad)| (queue.queue_id, bad.iter().collect())).collect();
+        assert_eq!(places, vec![(0, vec![(at.queue_offset, at.queue_offset + 1)])]);
+        assert_eq!(bench.queue_ends("t").first(), Some(&3));
+    }
+}
+
+#[test]
 fn two_brokers_on_one_folder_do_not_start() {
     let bench = Bench::new(small());
     let parts = crate::core::CoreParts {
