@@ -70,10 +70,13 @@ impl Feed {
 
     /// The broker is gone; what is on its way arrives or not.
     pub(crate) fn broke(&mut self, arrives: bool) {
+        // what was to say that the connection broke, or to answer a request, may be among what is lost: the client notices that
+        let mut is_missed = self.stream.take().is_some();
         if !arrives {
+            is_missed |= !self.wire.is_empty();
             self.wire.clear();
         }
-        if self.stream.take().is_some() {
+        if is_missed {
             self.push(0, EventKind::Down(SourceError::Unavailable("connection broke".into())));
         }
     }

@@ -413,8 +413,16 @@ struct Fold {
 
 impl Fold {
     fn read(&mut self, view: &JournalView, start: Option<Position>, new: Incarnation) -> StoreResult<()> {
-        let mut reader = match start {
-            Some(position) => view.read_from(position)?,
+        let mut reader = match start.map(|position| view.read_from(position)) {
+            Some(Err(error)) if error.is_not_found() => {
+                // the journal is gone, the snapshot is not: what was stored is in the log, and readers are told of the gap
+                tracing::warn!(
+                    "the journal that the snapshot belongs to is missing: what it told is unknown"
+                );
+                self.holes = true;
+                view.read_all()?
+            }
+            Some(reader) => reader?,
             None => view.read_all()?,
         };
         while let Some(item) = reader.next()? {
