@@ -7,15 +7,15 @@
 
 use super::append::{index_keys, tag_hash};
 use super::snapshot::{self, Snapshot, SnapshotState};
-use super::topics::queue_index;
+use super::topics::{PERM_READ_WRITE, is_system_topic, queue_index};
 use super::{Core, CoreParts, Counters};
 use super::{flush::FlushState, lease, retention::RetentionState, sessions::Sessions};
 use crate::state::{DEAD_LETTER_PREFIX, RETRY_PREFIX, SCHEDULE_TOPIC, State};
 use crate::trace::{StoredMessageFact, Trace};
 use lifecycle::clock::Now;
-use lifecycle::fact::{ExpiryReason, Fact, LeaveReason, MoveReason, Recovered, StoredKind};
+use lifecycle::fact::{ExpiryReason, Fact, LeaveReason, MoveReason, Recovered, StoredKind, TopicConfigured};
 use lifecycle::frame::FrameDecoder;
-use lifecycle::identity::{CopyReason, Epoch, Incarnation, LogPosition, Name, QueueKey};
+use lifecycle::identity::{CopyReason, Epoch, Incarnation, LogPosition, Name, QueueKey, TopicIncarnation};
 use lifecycle::position::Position;
 use lifecycle::ranges::Ranges;
 use std::collections::BTreeMap;
@@ -137,10 +137,13 @@ impl Core {
         let Replayed { state, base, log_end: queues_from, clean, closed, holes, .. } = replayed;
         let flushed = state.flushed;
         self.state = state;
-        let Found { ends, bad, again, scan } = self.scan_log(base, queues_from, flushed)?;
+        let Found { ends, bad, topics, again, scan } = self.scan_log(base, queues_from, flushed)?;
         let bad: Vec<(QueueKey, Ranges)> = bad.into_iter().collect();
         let clean = clean && scan.torn_bytes == 0 && scan.damaged.is_empty() && again.is_empty();
         let stated_again = again.len() as u64;
+        for (topic, (name, queues)) in topics {
+            self.topic_again(topic, name, queues);
+        }
         for record in again {
             self.state_again(record);
         }
@@ -250,6 +253,23 @@ impl Core {
         Ok(found)
     }
 
+    /// The journal lost that this topic was made; messages in it are in the log.
+    fn topic_again(&mut self, topic: TopicIncarnation, name: Name, queues: u32) {
+        let queues = match is_system_topic(&name) || name.starts_with("%") {
+            true => queues,
+            false => queues.max(self.config.default_queues),
+        };
+        tracing::warn!(%name, queues, "the journal does not know this topic: it is made again from its messages");
+        self.state(Fact::TopicConfigured(TopicConfigured {
+            topic,
+            name,
+            read_queues: queues,
+            write_queues: queues,
+            perm: PERM_READ_WRITE,
+            message_type: "MIXED".into(),
+        }));
+    }
+
     fn state_again(&mut self, again: Again) {
         let Ok((message, len)) = StoredMessage::decode(&again.logged.record) else { return };
         let topic =
@@ -286,6 +306,8 @@ impl Core {
 struct Found {
     ends: Ends,
     bad: BTreeMap<QueueKey, Ranges>,
+    /// Topics the journal does not know, and at least how many queues they have.
+    topics: BTreeMap<TopicIncarnation, (Name, u32)>,
     again: Vec<Again>,
     scan: ScanReport,
 }
@@ -330,7 +352,14 @@ impl Dispatch<'_> {
         }
         let gap = *end..offset;
         *end = offset + 1;
-        let index = queue_index(self.state, self.queues, queue)?;
+        let known = self.state.topic_of(queue.topic).map(|topic| topic.config.name.clone());
+        // a deleted topic's records lie where the journal knows the log
+        if known.is_none() && logged.commitlog_offset >= self.state.log_end {
+            let (_, queues) = self.found.topics.entry(queue.topic).or_insert((message.topic.into(), 0));
+            *queues = (*queues).max(queue.queue_id + 1);
+        }
+        let made = self.found.topics.get(&queue.topic).map(|(name, _)| name);
+        let index = queue_index(known.as_ref().or(made).map(|name| &**name), self.queues, queue)?;
         if first && self.queues.max_offset(index) == 0 && gap.start > 0 {
             self.queues.reset_to(index, gap.start)?;
         }
@@ -342,8 +371,7 @@ impl Dispatch<'_> {
             let unit = Unit { commitlog_offset: logged.commitlog_offset.0 - 1, size: 1, tag_hash: 0 };
             self.queues.append(index, damaged, unit)?;
         }
-        let waits =
-            self.state.topic_of(queue.topic).is_some_and(|t| t.config.name.as_ref() == SCHEDULE_TOPIC);
+        let waits = known.as_ref().or(made).is_some_and(|name| name.as_ref() == SCHEDULE_TOPIC);
         let tag_hash = if waits { due_of(&message) as i64 } else { tag_hash(message.properties.known()) };
         let unit = Unit { commitlog_offset: logged.commitlog_offset.0, size: len as u32, tag_hash };
         self.queues.append(index, offset, unit)?;

@@ -95,6 +95,25 @@ fn the_state_after_a_restart_is_the_state_before_it() {
 }
 
 #[test]
+fn what_was_answered_from_the_disk_is_readable_when_the_journal_lost_its_topic() {
+    for seed in 0..20 {
+        let mut bench = Bench::sync();
+        bench.send("early", "0").unwrap();
+        bench.pass(1_000);
+        for id in ["A", "B", "C"] {
+            bench.send("fresh", id).unwrap();
+        }
+        bench.power_cut(seed);
+        assert_eq!(readable(&mut bench, "fresh"), ["A", "B", "C"].map(str::to_owned).into(), "seed {seed}");
+        assert_eq!(readable(&mut bench, "early"), ["0".to_owned()].into());
+        // a topic made now is another one
+        bench.send("later", "D").unwrap();
+        assert_eq!(readable(&mut bench, "later"), ["D".to_owned()].into());
+        assert_eq!(readable(&mut bench, "fresh").len(), 3);
+    }
+}
+
+#[test]
 fn a_spoilt_record_is_stated_wherever_it_stood_in_its_queue() {
     for spoilt in 0..2 {
         let mut bench = Bench::sync();
