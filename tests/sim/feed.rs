@@ -1,13 +1,14 @@
 //! Owns the way from the broker's journal to the agent: reads frames as the production feed does, cuts them into batches, and lets
 //! them be late, lost, doubled, or broken off. Never changes a frame (a mutant may). Called by the watcher with every step.
 
-use crate::watcher::Manner;
+use crate::watcher::{Manner, Tamper};
 use agent::ingest::pump::{EventKind, Order};
 use agent::ingest::{Batch, RunEnd, Snapshot, SourceError};
 use agent::judge::Answer;
 use agent::judge::questions::Question;
 use broker::core::Core;
 use bytes::Bytes;
+use lifecycle::frame::{FrameDecoder, FrameEncoder};
 use lifecycle::identity::{Incarnation, Name};
 use lifecycle::position::Position;
 use std::collections::VecDeque;
@@ -23,11 +24,31 @@ const BATCHES_PER_STEP: usize = 8;
 
 struct Stream {
     reader: JournalReader,
+    rewriter: Rewriter,
     run: Incarnation,
     generation: u64,
     carried: Option<(u64, Bytes)>,
     next_sequence: u64,
     beat_ms: u64,
+}
+
+/// Changes the facts of a run's frames, for mutants.
+#[derive(Default)]
+struct Rewriter {
+    decoder: FrameDecoder,
+    encoder: FrameEncoder,
+}
+
+impl Rewriter {
+    fn frame(&mut self, payload: &[u8], tamper: Option<Tamper>) -> Bytes {
+        let Some(tamper) = tamper else { return Bytes::copy_from_slice(payload) };
+        let mut frame =
+            self.decoder.decode(payload).expect("the broker wrote it, and it is read from a reset point");
+        tamper(&mut frame.facts);
+        let mut out = Vec::new();
+        self.encoder.encode(frame.now, frame.reset, &frame.facts, &mut out);
+        out.into()
+    }
 }
 
 /// See the module text.
@@ -122,6 +143,7 @@ impl Feed {
             Ok(reader) => {
                 self.stream = Some(Stream {
                     reader,
+                    rewriter: Rewriter::default(),
                     run: after.incarnation,
                     generation,
                     carried: None,
@@ -156,7 +178,7 @@ impl Feed {
             match stream.reader.next().expect("the disk works") {
                 Some(JournalItem::Frame { position, payload, .. }) if position.incarnation == stream.run => {
                     let expected = first + frames.len() as u64;
-                    let payload = Bytes::copy_from_slice(payload);
+                    let payload = stream.rewriter.frame(payload, self.manner.tamper);
                     if !frames.is_empty() && position.sequence != expected {
                         stream.carried = Some((position.sequence, payload));
                         break;
@@ -212,8 +234,7 @@ impl Feed {
         !at_end
     }
 
-    fn send(&mut self, mut batch: Batch, generation: u64, now_ms: u64) {
-        (self.manner.tamper)(&mut batch);
+    fn send(&mut self, batch: Batch, generation: u64, now_ms: u64) {
         let delay = self.rng.below(self.manner.delay_max_ms + 1);
         if self.rng.below(1000) < self.manner.break_permille {
             // the transport keeps order and loses nothing silently: what is lost is the connection, with all that follows

@@ -15,6 +15,7 @@ mod clients;
 mod controls;
 mod feed;
 mod matrix;
+mod mutants;
 mod oracle;
 mod plan;
 mod watcher;

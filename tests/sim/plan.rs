@@ -36,7 +36,7 @@ pub(crate) fn start(seed: u64) -> Start {
         break_permille: if rough { rng.below(12) } else { 0 },
         twice_permille: if rough { rng.below(100) } else { 0 },
         chunk_max: 8 + rng.below(64),
-        tamper: |_| {},
+        tamper: None,
     };
     let flush = if rng.below(3) == 0 { FlushDiskType::Sync } else { FlushDiskType::Async };
     Start { seed, flush, manner, around_disk: |disk| Arc::new(disk) }

@@ -40,9 +40,12 @@ pub(crate) struct Manner {
     pub(crate) twice_permille: u64,
     /// Most frames of a batch.
     pub(crate) chunk_max: u64,
-    /// Changes a batch on its way; mutants do.
-    pub(crate) tamper: fn(&mut agent::ingest::Batch),
+    /// Changes the facts of each frame on its way; mutants do.
+    pub(crate) tamper: Option<Tamper>,
 }
+
+/// What a mutant does to the facts of one frame.
+pub(crate) type Tamper = fn(&mut Vec<Fact>);
 
 /// A running agent.
 struct Running {

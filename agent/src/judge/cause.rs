@@ -9,7 +9,7 @@ use crate::fold::event::What;
 fn undecided_event(what: &What) -> &'static str {
     match what {
         What::Sent(_) => {
-            "answered OK and stored nowhere; it was sent too near a recovery to tell whether that took it"
+            "answered OK and stored nowhere; nobody says when it was sent, so that a recovery may have taken it"
         }
         _ => "the journal's last frames did not survive either: what they said cannot be named",
     }

@@ -396,18 +396,15 @@ fn taken_by(books: &Books, report: &SentReported, clock_slack_ms: u64) -> Taken 
 }
 
 impl UnnamedWindow {
-    /// Whether a message that nothing else tells of was sent in this window; `None`: its times do not say.
+    /// Whether a message that its producer says was stored, and that nothing else tells of, was sent in this window; `None`:
+    /// nobody says when it was sent. What was answered OK later than the recovery would be there.
     fn holds(&self, report: &SentReported, clock_slack_ms: u64) -> Option<bool> {
-        let (from, to) = match report.sent_wall_ms {
-            0 => (0, report.reported_wall_ms),
-            sent => (sent, sent),
-        };
-        if from > self.opened_wall_ms.saturating_add(clock_slack_ms) {
-            return Some(false);
+        let ends = self.opened_wall_ms.saturating_add(clock_slack_ms);
+        if report.sent_wall_ms == 0 {
+            return (report.reported_wall_ms <= ends).then_some(true);
         }
-        if to.saturating_add(clock_slack_ms).saturating_add(ANSWER_MS_MAX) < self.heard_wall_ms {
-            return Some(false);
-        }
-        (to.saturating_add(clock_slack_ms) < self.opened_wall_ms).then_some(true)
+        let answered = report.sent_wall_ms.saturating_add(ANSWER_MS_MAX);
+        let begins = self.heard_wall_ms.saturating_sub(clock_slack_ms);
+        Some((begins..=ends.saturating_add(ANSWER_MS_MAX)).contains(&answered))
     }
 }
