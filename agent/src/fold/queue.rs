@@ -155,7 +155,11 @@ impl Queue {
             let reach = old_max.max(end).saturating_add(unnamed);
             self.truncations.push(Truncation { epoch: closed_epoch, end, old_max: reach });
             if self.truncations.len() > TRUNCATIONS_PER_QUEUE_MAX {
-                self.truncations.remove(0);
+                // what the oldest may have taken is not forgotten, only by which epoch
+                let oldest = self.truncations.remove(0);
+                if let Some(next) = self.truncations.first_mut() {
+                    (next.end, next.old_max) = (next.end.min(oldest.end), next.old_max.max(oldest.old_max));
+                }
             }
         }
         if end > old_max {
@@ -220,6 +224,22 @@ mod tests {
         assert_eq!(queue.by_epoch(4, 8), vec![(4, 6, 1), (6, 8, 2)]);
         assert!(queue.proves(5) && !queue.proves(6), "6 was used twice");
         assert_eq!((queue.stored, queue.lost, queue.max), (12, 4, 8));
+    }
+
+    #[test]
+    fn no_power_cut_is_forgotten_however_many_there_were() {
+        let mut queue = Queue::default();
+        for cut in 0..3 * TRUNCATIONS_PER_QUEUE_MAX as u64 {
+            queue.extend(cut * 100, cut * 100 + 50, cut + 1);
+            // the agent had heard all of it, and five more may have been stored unheard
+            queue.recover(0, cut * 100 + 50, cut + 1, 5);
+        }
+        assert!(queue.truncations.len() <= TRUNCATIONS_PER_QUEUE_MAX);
+        queue.extend(queue.max, 100_000, 1_000);
+        for cut in 0..3 * TRUNCATIONS_PER_QUEUE_MAX as u64 {
+            assert!(!queue.proves(cut * 100 + 52), "cut {cut}");
+        }
+        assert!(queue.proves(99_999));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::classes::lost_key;
 use super::conflicts::{OPEN_CONFLICTS_MAX, PassedOver};
 use super::{Answer, Heads, Judge};
 use crate::fold::Books;
-use crate::fold::broker::UnnamedWindow;
+use crate::fold::broker::{EPOCHS_MAX, UnnamedWindow};
 use crate::fold::class::Class;
 use crate::fold::event::{Event, What};
 use crate::fold::queue::Truncation;
@@ -390,6 +390,11 @@ fn taken_by(books: &Books, report: &SentReported, clock_slack_ms: u64) -> Taken 
                 Some(false) => {}
                 None => taken = Taken::Unclear,
             }
+        }
+        // only the newest windows are kept
+        let oldest = broker.unnamed_windows.first().filter(|_| broker.unnamed_windows.len() >= EPOCHS_MAX);
+        if oldest.is_some_and(|oldest| report.sent_wall_ms < oldest.heard_wall_ms) {
+            taken = Taken::Unclear;
         }
     }
     taken
