@@ -283,6 +283,7 @@ impl Core {
             self.sessions.next_due_ms(),
             Some(self.retention.next_due_ms),
             self.snapshot.next_due_ms(),
+            self.trace.next_due_ms(),
         ]
         .into_iter()
         .flatten()

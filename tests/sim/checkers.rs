@@ -5,6 +5,8 @@ use crate::matrix::{Cell, Matrix};
 use crate::oracle::{Fate, Unit, is_users};
 use crate::world::World;
 use agent::fold::class::Class;
+use agent::fold::marks::State;
+use agent::fold::queue::Queue;
 use agent::judge::verdict::{Verdict, VerdictSpan, VerdictState};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,6 +46,10 @@ pub(crate) fn check(world: &mut World, matrix: &mut Matrix) -> Vec<String> {
             matrix.add(*class, Cell::Undecided);
             continue;
         }
+        if undecided_in_books(world, fate) {
+            matrix.add(*class, Cell::Undecided);
+            continue;
+        }
         matrix.add(*class, Cell::Nothing);
         let suspected = said.suspected.get(fate);
         wrong.push(format!("missed: {fate:?} is {}, suspected {suspected:?}", class.text()));
@@ -63,6 +69,25 @@ pub(crate) fn check(world: &mut World, matrix: &mut Matrix) -> Vec<String> {
         wrong.push(format!("still suspected at the end: {fate:?} {classes:?}"));
     }
     wrong
+}
+
+/// Whether a group's own books say that it is not known what became of a message that still exists; only where a power cut took
+/// what told of deliveries.
+fn undecided_in_books(world: &World, (group, what): &Fate) -> bool {
+    let books = &world.agent.core().books;
+    let Some(broker) = books.brokers.get(crate::world::BROKER) else { return false };
+    let Some(owed) = broker.groups.get(group.as_str()) else { return false };
+    owed.queues.iter().any(|(key, queue)| {
+        let topic = broker.topic_name(key.topic);
+        let known = broker.queues.get(key);
+        let is_it = |offset: u64, of: &Queue| {
+            let epoch = of.epoch_of(offset);
+            format!("{topic}/{}/{offset}@{epoch}", key.queue_id) == *what && offset < of.untrusted_below
+        };
+        let below = known.map_or(0, |of| of.untrusted_below.min(queue.floor));
+        (0..below)
+            .any(|at| queue.ended.how(at) == Some(State::Undecided) && known.is_some_and(|of| is_it(at, of)))
+    })
 }
 
 fn covers((topic, span): &(String, VerdictSpan), (_, what): &Fate) -> bool {

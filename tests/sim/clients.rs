@@ -317,6 +317,7 @@ impl World {
             client: reader.client.into(),
             handle: handle.to_owned(),
             invisible_ms: 0,
+            never_left: false,
         };
         let answer = self.ask(|reply| Request::ChangeInvisible(change, reply)).expect("answered");
         assert!(answer.is_ok(), "{answer:?}");

@@ -40,6 +40,27 @@ struct Rewriter {
 }
 
 impl Rewriter {
+    /// As far as the reset point a reader of `from` begins with: an encoder counts from where the run does.
+    fn up_to(core: &Core, from: Position, tamper: Option<Tamper>) -> Rewriter {
+        let mut rewriter = Rewriter::default();
+        let first = |sequence| core.journal_view().read_from(Position { sequence, ..from });
+        let (Some(_), Ok(mut reader), Ok(mut all)) = (tamper, first(from.sequence), first(1)) else {
+            return rewriter;
+        };
+        let begins = match reader.next() {
+            Ok(Some(JournalItem::Frame { position, .. })) if position.incarnation == from.incarnation => {
+                position
+            }
+            _ => return rewriter,
+        };
+        while let Ok(Some(JournalItem::Frame { position, payload, .. })) = all.next()
+            && position != begins
+        {
+            rewriter.frame(payload, tamper);
+        }
+        rewriter
+    }
+
     fn frame(&mut self, payload: &[u8], tamper: Option<Tamper>) -> Bytes {
         let Some(tamper) = tamper else { return Bytes::copy_from_slice(payload) };
         let mut frame =
@@ -79,6 +100,17 @@ impl Feed {
             is_cut: false,
             confirmed: None,
         }
+    }
+
+    /// What the connection does, in words.
+    pub(crate) fn describe(&self) -> String {
+        let stream = self.stream.as_ref().map(|stream| stream.next_sequence);
+        let first = self.wire.front().map(|(due, _)| *due);
+        format!(
+            "stream at {stream:?}, {} on the wire from {first:?}, order {:?}",
+            self.wire.len(),
+            self.pending
+        )
     }
 
     /// A new agent listens.
@@ -143,7 +175,7 @@ impl Feed {
             Ok(reader) => {
                 self.stream = Some(Stream {
                     reader,
-                    rewriter: Rewriter::default(),
+                    rewriter: Rewriter::up_to(core, from, self.manner.tamper),
                     run: after.incarnation,
                     generation,
                     carried: None,

@@ -2,7 +2,8 @@
 //! simulated disks and a virtual clock, with clients that behave like SDKs. Two oracles the agent never sees decide what is true:
 //! the clients' history, and a scan of the log for what each injected fault destroyed.
 //!
-//! `LOSSTRACE_SIM_SEED` replays one seed, `LOSSTRACE_SIM_SEEDS` says how many seeds a run takes (the long edition).
+//! `LOSSTRACE_SIM_SEED` replays one seed, `LOSSTRACE_SIM_SEEDS` says how many seeds a run takes (the long edition),
+//! `LOSSTRACE_SIM_TRACE` prints everything that happened under a seed.
 
 #![allow(
     clippy::print_stdout,
@@ -17,6 +18,7 @@ mod feed;
 mod matrix;
 mod mutants;
 mod oracle;
+mod outliving;
 mod plan;
 mod watcher;
 mod world;
@@ -43,6 +45,9 @@ fn seeds() -> Vec<u64> {
 
 /// Shows what is wrong with a run, and how to see it again.
 fn show(outcome: &Outcome, test: &str) -> bool {
+    if number("LOSSTRACE_SIM_TRACE") == Some(outcome.seed) {
+        println!("{}", outcome.trace);
+    }
     for text in &outcome.wrong {
         println!("seed {}: {text}", outcome.seed);
     }
@@ -77,7 +82,7 @@ fn the_same_seed_gives_the_same_trace() {
 }
 
 /// Classes this simulation injects.
-const IN_SCOPE: [Class; 15] = [
+const IN_SCOPE: [Class; 16] = [
     Class::NeverStored,
     Class::SendRefused,
     Class::StoredThoughUnacked,
@@ -93,6 +98,7 @@ const IN_SCOPE: [Class; 15] = [
     Class::DlqExpired,
     Class::FilterConflict,
     Class::Duplicate,
+    Class::OffsetReused,
 ];
 /// Fewest of each class over the seeds of a whole run.
 const EACH_AT_LEAST: u64 = 30;
@@ -110,9 +116,6 @@ fn every_fault_is_told_with_its_class_and_nothing_else() {
         for (fault, count) in &outcome.injected {
             *injected.entry(fault).or_default() += count;
         }
-        if seeds.len() == 1 && number("LOSSTRACE_SIM_TRACE").is_some() {
-            println!("{}", outcome.trace);
-        }
         matrix.merge(outcome.matrix);
     }
     println!("{} seeds, {messages} messages sent, faults: {injected:?}\n{matrix}", seeds.len());
@@ -122,10 +125,21 @@ fn every_fault_is_told_with_its_class_and_nothing_else() {
             let count = matrix.injected(class);
             assert!(count >= EACH_AT_LEAST, "only {count} of {} were injected", class.text());
         }
-        for act in acts::LOCAL.iter().chain(&acts::MACHINE).chain(&acts::ENDS) {
+        for act in acts::LOCAL.iter().chain([&outliving::ACT]).chain(&acts::MACHINE).chain(&acts::ENDS) {
             assert!(injected.contains_key(act.name), "{} never happened", act.name);
         }
     }
+}
+
+/// What a client does with offsets it had read before the power failed, once or twice.
+#[test]
+fn a_client_that_outlives_power_cuts_is_told_exactly() {
+    let mut failed = false;
+    for seed in seeds() {
+        let acts = [outliving::ACT; 4];
+        failed |= show(&run(start(seed), &acts), "a_client_that_outlives_power_cuts_is_told_exactly");
+    }
+    assert!(!failed);
 }
 
 #[test]

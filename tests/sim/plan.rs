@@ -5,6 +5,7 @@ use crate::acts::{Act, ENDS, LOCAL, MACHINE, OUT_OF_ATTEMPTS};
 use crate::checkers::check;
 use crate::clients::{Parcel, Reader};
 use crate::matrix::Matrix;
+use crate::outliving;
 use crate::watcher::Manner;
 use crate::world::{Start, World};
 use broker::api::StartPolicy;
@@ -86,6 +87,7 @@ pub(crate) fn everything(seed: u64) -> Vec<Act> {
     let mut mixed = LOCAL.to_vec();
     mixed.extend(MACHINE);
     mixed.extend(MACHINE.iter().take(2));
+    mixed.extend([outliving::ACT; 2]);
     let mut acts = shuffled(&mixed, &mut rng);
     acts.extend(ENDS);
     // what retention made of the earlier ones has another class

@@ -169,6 +169,14 @@ impl Watcher {
         self.running.as_ref().is_some_and(|running| running.feeder.status.position == head)
     }
 
+    /// Where it is, and what its connection does, in words.
+    pub(crate) fn reads_at(&self) -> String {
+        let running = self.running.as_ref();
+        running.map_or("not running".into(), |running| {
+            format!("{:?}, {}", running.feeder.status.position, self.feed.describe())
+        })
+    }
+
     pub(crate) fn core(&self) -> &Core {
         &self.running.as_ref().expect("the agent runs").core
     }

@@ -321,6 +321,9 @@ impl World {
                 return;
             }
         }
-        self.broken.push("the agent did not catch up in 40 s of virtual time".into());
+        let (head, at) = (self.core.as_ref().expect("it runs").journal_head().0, self.agent.reads_at());
+        self.broken.push(format!(
+            "the agent did not catch up in 40 s of virtual time: the head is {head:?}, it is at {at}"
+        ));
     }
 }

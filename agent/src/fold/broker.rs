@@ -496,8 +496,9 @@ impl BrokerBooks {
         run.is_some_and(|run| run.closed || run.applied >= position.sequence)
     }
 
-    fn bounds(queue: &Queue, ended_runs_max: usize) -> Bounds {
-        Bounds { min: queue.min, max: queue.max, untrusted_below: queue.untrusted_below, ended_runs_max }
+    fn bounds(queue: &Queue, ended_runs_max: usize, wall_ms: u64) -> Bounds {
+        let Queue { min, max, untrusted_below, .. } = *queue;
+        Bounds { min, max, untrusted_below, ended_runs_max, wall_ms }
     }
 
     /// Pairs of group and queue share the memory for how debts ended.

@@ -4,6 +4,7 @@
 pub mod ended;
 mod reading;
 mod recovery;
+pub mod reread;
 mod rewind;
 
 use crate::fold::class::Class;
@@ -11,6 +12,7 @@ use crate::fold::marks::{Mark, Marks, State};
 use ended::Ended;
 use lifecycle::fact::MoveReason;
 use lifecycle::identity::CopyReason;
+use reread::Passed;
 use std::collections::BTreeMap;
 
 /// Failed copies remembered per group and queue; beyond it the oldest is forgotten (and counted by the broker's books).
@@ -99,6 +101,8 @@ pub struct Bounds {
     pub untrusted_below: u64,
     /// Runs of [`Ended`] to remember.
     pub ended_runs_max: usize,
+    /// The broker's clock.
+    pub wall_ms: u64,
 }
 
 /// A consequence the broker's books pass on.
@@ -106,7 +110,7 @@ pub struct Bounds {
 pub enum Change {
     /// Lost to this group.
     Lost(Class, u64, u64),
-    /// Lost before, settled now.
+    /// Lost before, settled now, or no longer known to be lost.
     Regained(u64, u64),
     /// Lost before, owed again.
     Reopened(u64, u64),
@@ -134,6 +138,8 @@ pub struct GroupQueue {
     pub reused_from: u64,
     /// See `reused_from`.
     pub passed_before: u64,
+    /// What may be read yet.
+    pub passed: Passed,
     /// Messages before the membership, when the group started.
     pub before_membership: u64,
     /// What became of the debts.
@@ -204,7 +210,7 @@ impl GroupQueue {
             return;
         }
         if from < self.floor {
-            out.push(Change::Redelivered(Redelivery::Rebalance, self.floor.min(to) - from));
+            self.delivered_below_floor(from, self.floor.min(to), out);
         }
         let (attempt, lease_until_ms) = lease;
         let mut found = Vec::new();
@@ -366,6 +372,7 @@ impl GroupQueue {
                 }
             }
         });
+        self.note_passed(&found, bounds);
         self.note(&mut found, out);
         self.settle_down(bounds);
         self.floor = self.floor.max(to);

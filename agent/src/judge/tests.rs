@@ -438,6 +438,38 @@ fn a_client_that_goes_on_where_it_was_before_a_recovery_skips_reused_offsets() {
 }
 
 #[test]
+fn a_client_that_commits_first_and_reads_later_has_lost_nothing() {
+    for (waited, told) in [(0, Withdrawn), (31_000, VerdictState::Recovered)] {
+        let mut w = World::new();
+        w.send(4);
+        w.consume(ORDERS, 0, 4);
+        w.restart(false, &[(ORDERS, 2)], 0);
+        w.say(vec![moved("g", ORDERS, 4, 2, MoveReason::Recovery)]);
+        // what it had consumed before the recovery is committed again, and it waits for what comes next
+        w.say(vec![moved("g", ORDERS, 2, 4, MoveReason::Commit)]);
+        w.send(3);
+        let reused = |w: &World| {
+            let found: Vec<_> =
+                w.verdicts().iter().filter(|v| v.class == Class::OffsetReused).map(|v| v.state).collect();
+            found
+        };
+        assert_eq!(reused(&w), [Suspected]);
+        w.wait(waited);
+        w.deliver(ORDERS, 2, 5);
+        assert_eq!(reused(&w), [told]);
+        w.say(vec![moved("g", ORDERS, 4, 5, MoveReason::Commit)]);
+        let lost = w.verdicts().into_iter().filter(|v| !v.group.is_empty() && v.state == Confirmed).count();
+        assert_eq!(lost, 0);
+        let books = &w.books.brokers["b"].groups["g"].queues[&q(ORDERS)];
+        assert_eq!(
+            (books.counts.lost, books.counts.settled),
+            (0, 7),
+            "2 of the 5 it was handed twice were taken by recovery"
+        );
+    }
+}
+
+#[test]
 fn what_a_client_passes_whose_delivery_no_frame_tells_any_more_is_undecided() {
     for reason in [MoveReason::Commit, MoveReason::Reset] {
         let mut w = World::new();

@@ -16,6 +16,8 @@ const WINDOWS_MAX: usize = 4_096;
 impl BrokerBooks {
     pub(super) fn recovered(&mut self, recovered: &Recovered) {
         let unnamed = self.close_runs(recovered);
+        // frames that tell only of deliveries and commits are taken even where every stored message had been heard of
+        let untold = !recovered.clean && recovered.unnamed_max > 0;
         let cuts = self.cuts(recovered, unnamed > 0);
         let closed_epoch = self.epoch;
         let copies = self.take_lost_copies(&cuts);
@@ -51,7 +53,7 @@ impl BrokerBooks {
                 }
                 silent = queue.bad.clone();
             }
-            self.cut_queue(*key, (*min, *end), closed_epoch, &remade, unnamed);
+            self.cut_queue((*key, *min, *end), closed_epoch, &remade, unnamed, untold);
         }
         for (key, ranges) in &recovered.bad {
             for (from, to, epoch) in self.bad_records(*key, ranges) {
@@ -180,26 +182,31 @@ impl BrokerBooks {
 
     fn cut_queue(
         &mut self,
-        key: QueueKey,
-        kept: (u64, u64),
+        kept: (QueueKey, u64, u64),
         closed_epoch: u64,
         remade: &Ranges,
         unnamed: u64,
+        untold: bool,
     ) {
-        let (min, end) = kept;
+        let (key, min, end) = kept;
+        let Some(queue) = self.queues.get_mut(&key) else { return };
+        let owners = queue.owners.clone();
+        let heard_wall_ms = self.heard_wall_ms;
+        for owner in owners.iter().filter(|_| untold) {
+            self.with_group_queue(owner, key, |books, _, out| books.doubt_passed(heard_wall_ms, out));
+        }
         let Some(queue) = self.queues.get_mut(&key) else { return };
         let old_max = queue.max;
         queue.recover(min, end, closed_epoch, unnamed);
         let hidden = queue.max.saturating_sub(old_max);
-        let owners = queue.owners.clone();
-        if unnamed > 0 {
+        if untold {
             // what was told last of deliveries and commits did not survive
             queue.untrusted_below = queue.untrusted_below.max(end);
         }
         self.store.stored += hidden;
         self.store.flushed += hidden;
         self.queue_changed(key);
-        if unnamed > 0 || end < old_max {
+        if untold || end < old_max {
             let reach = old_max.max(end).saturating_add(unnamed);
             for owner in &owners {
                 self.with_group_queue(owner, key, |books, _, _| books.may_have_passed(end, reach));

@@ -46,7 +46,12 @@ impl GroupQueue {
             marked += to - from;
         }
         let numbers = [self.start, self.position, self.floor, self.owed_extra, self.before_membership, max];
-        let numbers = numbers.into_iter().chain([self.reused_from, self.passed_before]);
+        let numbers = numbers.into_iter().chain([
+            self.reused_from,
+            self.passed_before,
+            self.passed.from,
+            self.passed.to,
+        ]);
         if numbers.chain(self.counts.each()).any(|number| number > NUMBER_MAX) {
             return Some("a number too large to be true");
         }
