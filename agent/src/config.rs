@@ -33,8 +33,8 @@ pub struct AgentConfig {
 pub struct FeedConfig {
     /// Label of its metrics; stays the same when the address changes.
     pub name: String,
-    /// `http://host:port` of its feed.
-    pub url: String,
+    /// `http://host:port` of its feed; of a replica group those of all members, of which the master's answers.
+    pub urls: Vec<String>,
 }
 
 /// When state is made durable.
@@ -116,6 +116,8 @@ impl Default for JudgeConfig {
     }
 }
 
+/// Most members of one replica group.
+pub const FEED_URLS_MAX: usize = 16;
 /// Most feeds one agent follows.
 pub const FEEDS_MAX: usize = 64;
 
@@ -151,8 +153,13 @@ impl AgentConfig {
             );
             problems.unless(unique, &key("name"), "must be unique");
             problems.unless(
-                feed.url.starts_with("http://") || feed.url.starts_with("https://"),
-                &key("url"),
+                (1..=FEED_URLS_MAX).contains(&feed.urls.len()),
+                &key("urls"),
+                "must be 1 to 16 addresses",
+            );
+            problems.unless(
+                feed.urls.iter().all(|url| url.starts_with("http://") || url.starts_with("https://")),
+                &key("urls"),
                 "must start with http:// or https://",
             );
         }
@@ -230,7 +237,7 @@ mod tests {
         let mut config = AgentConfig { reader: "a b".into(), ..Default::default() };
         config.checkpoint.facts = 1;
         config.checkpoint.verdict_interval_ms = 2_000;
-        let feed = |name: &str, url: &str| FeedConfig { name: name.into(), url: url.into() };
+        let feed = |name: &str, url: &str| FeedConfig { name: name.into(), urls: vec![url.into()] };
         config.feeds = vec![feed("a", "http://x"), feed("a", "x:1")];
         let keys: Vec<String> = config.validate().into_iter().map(|problem| problem.key).collect();
         assert_eq!(
@@ -239,7 +246,7 @@ mod tests {
                 "agent.reader",
                 "agent.feeds[0].name",
                 "agent.feeds[1].name",
-                "agent.feeds[1].url",
+                "agent.feeds[1].urls",
                 "agent.checkpoint.facts",
                 "agent.checkpoint.verdict_interval_ms",
             ]

@@ -143,7 +143,7 @@ fn all_sources(
     let mut sources = environment.sources.clone();
     for feed in &config.feeds {
         let name = Name::from(feed.name.as_str());
-        sources.push(Arc::new(FeedSource::new(name, &feed.url, &config.reader)?));
+        sources.push(Arc::new(FeedSource::new(name, &feed.urls, &config.reader)?));
     }
     let mut names: Vec<Name> = sources.iter().map(|source| source.name()).collect();
     names.push(ledger::evidence_log::SOURCE_NAME.into());

@@ -7,6 +7,7 @@ use super::{
 };
 use lifecycle::identity::{Incarnation, Lineage, MessageIdentity, Name, QueueKey, TopicIncarnation};
 use lifecycle::position::Position;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio_stream::StreamExt;
 use tonic::transport::{Channel, Endpoint};
@@ -21,24 +22,45 @@ pub mod proto {
 pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 
-/// A broker's feed behind gRPC.
+/// A broker's feed behind gRPC, at the address of whichever member of its replica group is master.
 pub struct FeedSource {
     name: Name,
     reader: String,
-    client: proto::feed_client::FeedClient<Channel>,
+    members: Vec<proto::feed_client::FeedClient<Channel>>,
+    /// The member that is asked; the next one, when it is away: a member that follows has no feed.
+    asked: AtomicUsize,
 }
 
 impl FeedSource {
     /// Describes the connection; it is made when first needed. Must be called within a tokio runtime.
-    pub fn new(name: Name, url: &str, reader: &str) -> Result<Self, SourceError> {
-        let endpoint = Endpoint::from_shared(url.to_owned())
-            .map_err(|error| SourceError::Protocol(format!("feed address {url}: {error}")))?
-            .connect_timeout(CONNECT_MAX)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_while_idle(true);
-        let client = proto::feed_client::FeedClient::new(endpoint.connect_lazy())
-            .max_decoding_message_size(MESSAGE_BYTES_MAX);
-        Ok(FeedSource { name, reader: reader.to_owned(), client })
+    pub fn new(name: Name, urls: &[String], reader: &str) -> Result<Self, SourceError> {
+        if urls.is_empty() {
+            return Err(SourceError::Protocol(format!("feed {name} has no address")));
+        }
+        let members = urls.iter().map(|url| {
+            let endpoint = Endpoint::from_shared(url.clone())
+                .map_err(|error| SourceError::Protocol(format!("feed address {url}: {error}")))?
+                .connect_timeout(CONNECT_MAX)
+                .http2_keep_alive_interval(Duration::from_secs(10))
+                .keep_alive_while_idle(true);
+            let client = proto::feed_client::FeedClient::new(endpoint.connect_lazy());
+            Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX))
+        });
+        let members = members.collect::<Result<_, _>>()?;
+        Ok(FeedSource { name, reader: reader.to_owned(), members, asked: AtomicUsize::new(0) })
+    }
+
+    fn client(&self) -> proto::feed_client::FeedClient<Channel> {
+        let asked = self.asked.load(Ordering::Relaxed) % self.members.len();
+        self.members[asked].clone()
+    }
+
+    /// Whoever was asked is away: the next call asks the next member.
+    fn ask_next<T>(&self, outcome: Result<T, SourceError>) -> Result<T, SourceError> {
+        if matches!(outcome, Err(SourceError::Unavailable(_))) {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+        }
+        outcome
     }
 }
 
@@ -48,10 +70,11 @@ impl Source for FeedSource {
     }
 
     fn snapshot(&self) -> BoxFuture<'_, Result<Snapshot, SourceError>> {
-        let mut client = self.client.clone();
+        let mut client = self.client();
         let request = proto::SnapshotRequest { reader: self.reader.clone() };
         Box::pin(async move {
-            let mut stream = client.snapshot(request).await.map_err(from_status)?.into_inner();
+            let answer = client.snapshot(request).await.map_err(from_status);
+            let mut stream = self.ask_next(answer)?.into_inner();
             let mut snapshot: Option<Snapshot> = None;
             let mut bytes = 0;
             while let Some(batch) = stream.message().await.map_err(from_status)? {
@@ -80,28 +103,29 @@ impl Source for FeedSource {
     }
 
     fn read(&self, after: Position) -> BoxFuture<'_, Result<BatchStream, SourceError>> {
-        let mut client = self.client.clone();
+        let mut client = self.client();
         let request = proto::ReadRequest {
             reader: self.reader.clone(),
             after: Some(position_to(after)),
             batch_bytes_max: 0,
         };
         Box::pin(async move {
-            let stream = client.read(request).await.map_err(from_status)?.into_inner();
+            let answer = client.read(request).await.map_err(from_status);
+            let stream = self.ask_next(answer)?.into_inner();
             let batches = stream.map(|item| item.map_err(from_status).and_then(batch_from));
             Ok(Box::pin(batches) as BatchStream)
         })
     }
 
     fn confirm(&self, position: Position) -> BoxFuture<'_, Result<(), SourceError>> {
-        let mut client = self.client.clone();
+        let mut client = self.client();
         let request =
             proto::ConfirmRequest { reader: self.reader.clone(), position: Some(position_to(position)) };
         Box::pin(async move { client.confirm(request).await.map(|_| ()).map_err(from_status) })
     }
 
     fn locate(&self, query: LocateQuery) -> BoxFuture<'_, Result<Located, SourceError>> {
-        let mut client = self.client.clone();
+        let mut client = self.client();
         let what = match query.what {
             LocateBy::Id(id) => proto::locate_request::What::Id(id),
             LocateBy::Key(key) => proto::locate_request::What::Key(key),
@@ -118,7 +142,7 @@ impl Source for FeedSource {
     }
 
     fn inspect(&self, identity: MessageIdentity) -> BoxFuture<'_, Result<Option<Inspected>, SourceError>> {
-        let mut client = self.client.clone();
+        let mut client = self.client();
         let request = proto::InspectRequest { identity: Some(identity_to(identity)) };
         Box::pin(async move {
             let answer = client.inspect(request).await.map_err(from_status)?.into_inner();

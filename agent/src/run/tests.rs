@@ -556,8 +556,10 @@ async fn a_source_that_is_down_holds_answers_back_for_a_while_only() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_sources_of_one_name_are_refused() {
     let mut config = config();
-    config.feeds =
-        vec![crate::config::FeedConfig { name: "evidence-log".into(), url: "http://127.0.0.1:1".into() }];
+    config.feeds = vec![crate::config::FeedConfig {
+        name: "evidence-log".into(),
+        urls: vec!["http://127.0.0.1:1".into()],
+    }];
     let environment = Environment {
         clock: Arc::new(Now::default),
         disk: Arc::new(SimDisk::new()),

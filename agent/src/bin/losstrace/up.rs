@@ -182,7 +182,7 @@ fn followed(settings: &Settings) -> Settings {
     let mut settings = settings.clone();
     if settings.agent.feeds.is_empty() {
         let url = format!("http://{}", settings.listen.feed);
-        settings.agent.feeds.push(FeedConfig { name: settings.broker.broker_name.clone(), url });
+        settings.agent.feeds.push(FeedConfig { name: settings.broker.broker_name.clone(), urls: vec![url] });
     }
     settings
 }

@@ -125,14 +125,18 @@ impl Feed for Scripted {
 }
 
 async fn serve() -> (Scripted, FeedSource) {
+    let (scripted, address) = serve_at().await;
+    (scripted, FeedSource::new("broker-a".into(), &[format!("http://{address}")], "agent-1").unwrap())
+}
+
+async fn serve_at() -> (Scripted, std::net::SocketAddr) {
     let scripted = Scripted::default();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
     let server = tonic::transport::Server::builder().add_service(FeedServer::new(scripted.clone()));
     tokio::spawn(server.serve_with_incoming(incoming));
-    let source = FeedSource::new("broker-a".into(), &format!("http://{address}"), "agent-1").unwrap();
-    (scripted, source)
+    (scripted, address)
 }
 
 #[tokio::test]
@@ -201,7 +205,24 @@ async fn a_broker_that_is_not_there_is_unavailable_and_a_bad_address_is_told_at_
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let source = FeedSource::new("broker-a".into(), &format!("http://{address}"), "agent").unwrap();
+    let source = FeedSource::new("broker-a".into(), &[format!("http://{address}")], "agent").unwrap();
     assert!(matches!(source.snapshot().await, Err(SourceError::Unavailable(_))));
-    assert!(matches!(FeedSource::new("x".into(), "not an address", "agent"), Err(SourceError::Protocol(_))));
+    assert!(matches!(
+        FeedSource::new("x".into(), &["not an address".into()], "agent"),
+        Err(SourceError::Protocol(_))
+    ));
+}
+
+#[tokio::test]
+async fn of_a_replica_group_whoever_answers_is_followed() {
+    let away = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let first = away.local_addr().unwrap();
+    drop(away);
+    let (_, second) = serve_at().await;
+    let urls = [format!("http://{first}"), format!("http://{second}")];
+    let source = FeedSource::new("broker-a".into(), &urls, "agent-1").unwrap();
+    let after = Position { incarnation: RUN, sequence: 3 };
+    assert!(matches!(source.read(after).await.map(drop), Err(SourceError::Unavailable(_))));
+    assert!(source.read(after).await.is_ok());
+    assert_eq!(source.snapshot().await.unwrap().position.sequence, 40);
 }
