@@ -16,6 +16,8 @@
 //! Crash story: a record is there whole or not at all. [`CommitLog::scan`] tells a torn tail (above the flushed mark; cut)
 //! from damage below it (reported, kept, skipped).
 
+pub mod copy;
+
 use crate::disk::Disk;
 use crate::error::{ErrorKind, Op, Result, StoreError};
 use crate::segment::{SegmentChain, SegmentConfig, SyncBatch};
@@ -240,7 +242,7 @@ impl CommitLog {
         let mut report = ScanReport::default();
         let mut window = Window::default();
         let size = self.chain.config().segment_size_bytes;
-        let end = self.chain.end_offset();
+        let mut end = self.chain.end_offset();
         let mut at = from.0.max(self.chain.start_offset());
         let mut damage: Option<u64> = None;
         while at < end {
@@ -261,6 +263,9 @@ impl CommitLog {
                 at += header.total_len() as u64;
                 visit(record);
             } else if left < 4 || head.get(..4) == Some(&FILLER.to_be_bytes()) {
+                // its zeros may be missing: an append into them would never be found again
+                self.chain.fill_segment(at)?;
+                end = self.chain.end_offset();
                 at += left;
             } else {
                 damage.get_or_insert(at);

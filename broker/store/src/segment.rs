@@ -285,6 +285,23 @@ impl SegmentChain {
         Ok(())
     }
 
+    /// Makes the file that holds `position` as long as a segment, with zeros: what closing it had not finished.
+    pub fn fill_segment(&mut self, position: u64) -> Result<()> {
+        let size = self.config().segment_size_bytes;
+        let start = position - position % size;
+        let full = SegmentInfo { start, end: start + size };
+        let Some(short) = self.segments.iter_mut().find(|segment| segment.start == start) else {
+            return Ok(());
+        };
+        if short.end < full.end {
+            self.reader.file(start, OpenMode::Existing)?.truncate(size)?;
+            *short = full;
+            self.dirty.insert(start);
+            self.gaps.retain(|gap| gap.start / size != start / size);
+        }
+        Ok(())
+    }
+
     /// Reads until the buffer is full or the chain ends.
     pub fn read_at(&self, buf: &mut [u8], position: u64) -> Result<usize> {
         if position < self.start_offset() {

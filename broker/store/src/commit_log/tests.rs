@@ -62,6 +62,35 @@ fn records_come_back_across_segments_with_their_lineage() {
 }
 
 #[test]
+fn a_segment_that_was_not_closed_in_time_is_closed_before_anything_follows() {
+    for next_exists in [false, true] {
+        let disk = SimDisk::new();
+        let mut log = open(&disk, &[]);
+        log.begin_epoch(epoch(1));
+        append(&mut log, &[1; 3000], None);
+        let filler = log.end().0;
+        append(&mut log, &[2; 2000], None);
+        log.write().unwrap();
+        if !next_exists {
+            log.discard_from(LogPosition(SEGMENT)).unwrap();
+        }
+        // killed, or the power cut: the filler's magic is there and its zeros are not
+        let path = Path::new("/log").join(crate::segment::segment_name(0));
+        disk.open(&path, crate::disk::OpenMode::Existing).unwrap().truncate(filler + 4).unwrap();
+        let mut again = open(&disk, log.epochs());
+        let (report, records) = scan(&mut again, 0);
+        assert_eq!(records.len(), 1 + usize::from(next_exists));
+        assert_eq!((report.end.0 >= SEGMENT, report.torn_bytes), (true, 0));
+        // this one would have fitted behind the magic
+        append(&mut again, &[3; 50], None);
+        again.write().unwrap();
+        let mut last = open(&disk, log.epochs());
+        assert_eq!(scan(&mut last, 0).1.len(), 2 + usize::from(next_exists), "an append is found again");
+        assert_eq!(disk.open(&path, crate::disk::OpenMode::Existing).unwrap().len().unwrap(), SEGMENT);
+    }
+}
+
+#[test]
 fn a_record_of_an_epoch_that_does_not_own_its_position_is_no_record() {
     let disk = SimDisk::new();
     let mut log = open(&disk, &[]);
