@@ -14,10 +14,12 @@ mod offsets;
 mod pull;
 mod queries;
 mod recovery;
+mod replicas;
 mod retention;
 mod send;
 mod sendback;
 mod sessions;
+mod slave;
 mod snapshot;
 mod timers;
 mod topics;
@@ -31,6 +33,7 @@ pub use snapshot::{Job, JobDone};
 
 use crate::api::{ReplyFn, Request};
 use crate::config::Config;
+use crate::replication::followers::Followers;
 use crate::state::State;
 use crate::trace::Trace;
 use append::PendingAppends;
@@ -108,6 +111,11 @@ pub struct Core {
     pending: PendingAppends,
     replies: Vec<Box<dyn FnOnce() + Send>>,
     flush: FlushState,
+    followers: Followers,
+    /// As a SLAVE.
+    following: Option<slave::Following>,
+    /// When a position that a replica has received was last stated.
+    replicated_stated_ms: u64,
     waiting: WaitingPulls,
     sessions: Sessions,
     leases: lease::LeaseBook,
@@ -149,16 +157,27 @@ impl Core {
         // sends first: their records, one write, their facts; then everybody who may read them
         let mut later = Vec::new();
         let mut looks = Vec::new();
+        let is_slave = self.following.is_some();
         for request in requests.drain(..) {
+            let request = match is_slave {
+                true => self.refuse_on_slave(request),
+                false => Some(request),
+            };
+            let Some(request) = request else { continue };
             match request {
                 Request::Look(look) => looks.push(look),
+                Request::Replica(event) => self.replica_event(now, event),
+                Request::FromMaster(message, reply) => self.master_sent(now, message, reply),
                 request if appends(&request) => self.handle_append(now, request),
                 request => later.push(request),
             }
         }
-        self.remake_lost_copies(now);
-        self.timers_due(now);
-        self.leases_due(now);
+        // copies and expiries are the master's to make
+        if !is_slave {
+            self.remake_lost_copies(now);
+            self.timers_due(now);
+            self.leases_due(now);
+        }
         self.commit_appends(now);
         for request in later {
             self.handle(now, request);
@@ -167,7 +186,9 @@ impl Core {
         self.commit_appends(now);
         self.sessions_due(now);
         self.serve_waiting(now);
-        self.retention_due(now);
+        if !is_slave {
+            self.retention_due(now);
+        }
         let effects = self.end_turn(now);
         for look in looks {
             look(self, now);
@@ -255,6 +276,8 @@ impl Core {
                 self.answer(reply, answer);
             }
             Request::Look(look) => look(self, now),
+            Request::Replica(event) => self.replica_event(now, event),
+            Request::FromMaster(message, reply) => self.master_sent(now, message, reply),
             appending => self.handle_append(now, appending),
         }
     }
@@ -264,8 +287,12 @@ impl Core {
         self.replies.push(Box::new(move || reply(answer)));
     }
 
+    /// A SLAVE's own facts change nothing of its state, which is its master's.
     fn state(&mut self, fact: Fact) {
-        self.trace.state(&mut self.state, fact);
+        match self.following {
+            None => self.trace.state(&mut self.state, fact),
+            Some(_) => self.trace.note(fact),
+        }
     }
 
     fn stop(&mut self, error: StoreError) {
@@ -275,14 +302,16 @@ impl Core {
 
     fn next_wake(&self, now: Now) -> Option<u64> {
         let wall_to_mono = |wall: u64| now.mono_ms + wall.saturating_sub(now.wall_ms);
+        let is_slave = self.following.is_some();
         [
-            self.next_timer_ms(now),
-            self.leases.next_end_ms().map(wall_to_mono),
+            self.next_timer_ms(now).filter(|_| !is_slave),
+            self.leases.next_end_ms().map(wall_to_mono).filter(|_| !is_slave),
             self.waiting.next_deadline_ms(),
             self.flush.next_due_ms(&self.config, self.log.end(), self.trace.position().sequence),
             self.sessions.next_due_ms(),
-            Some(self.retention.next_due_ms),
-            self.snapshot.next_due_ms(),
+            Some(self.retention.next_due_ms).filter(|_| !is_slave),
+            self.snapshot.next_due_ms().filter(|_| !is_slave),
+            self.copy_sync_due_ms(),
         ]
         .into_iter()
         .flatten()

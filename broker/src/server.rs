@@ -1,6 +1,8 @@
 //! Owns the running broker: one thread with both edges and the core's turns, one thread per kind of flush, one for slow work.
 //! Never decides anything about messages. Started and stopped by the binary.
 
+mod news;
+
 use crate::api::{Advertised, Request};
 use crate::config::{Config, Listen};
 use crate::core::{Core, CoreParts, FlushDone, Job, RecoveryReport, TurnEffects};
@@ -10,6 +12,7 @@ use crate::handle::CoreHandle;
 use crate::remoting::{self, RemotingConfig, RemotingStats, Role, Serving};
 use lifecycle::clock::Now;
 use lifecycle::identity::Incarnation;
+use news::ReplicationNews;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -88,6 +91,7 @@ struct Sockets {
     grpc: TcpListener,
     http: TcpListener,
     feed: Option<TcpListener>,
+    replication: Option<TcpListener>,
 }
 
 impl Server {
@@ -181,8 +185,10 @@ async fn open(
         .with_readers_kept(parts.disk.clone(), &parts.dir)?;
     let flushers = Flushers::start(&handle)?;
     let remoting_stats = Arc::new(RemotingStats::default());
+    let replication = ReplicationNews::of(parts, &core);
     let turns = Turns {
         core,
+        replication,
         handle: handle.clone(),
         clock: parts.clock.clone(),
         flushers,
@@ -204,6 +210,10 @@ async fn bind(listen: &Listen) -> Result<Sockets, StartError> {
         grpc: one(listen.grpc).await?,
         http: one(listen.http).await?,
         feed: match listen.feed {
+            Some(address) => Some(one(address).await?),
+            None => None,
+        },
+        replication: match listen.replication {
             Some(address) => Some(one(address).await?),
             None => None,
         },
@@ -231,6 +241,7 @@ async fn serve(
             broker_name: config.broker_name.as_str().into(),
             cluster: config.cluster.as_str().into(),
             remoting: advertised_address(parts.listen.remoting),
+            broker_id: config.broker_role.broker_id(),
         },
         region: "DefaultRegion".into(),
         trace_on: true,
@@ -261,6 +272,13 @@ async fn serve(
         let served = crate::feed::serve(listener, feed, edges.clone());
         tasks.spawn(async move { log_end("feed", served.await.map_err(|e| e.to_string())) });
     }
+    if let Some(listener) = sockets.replication {
+        let master = turns.replication.master(&parts, &turns.core, &handle);
+        tasks.spawn(crate::replication::master::serve(listener, master, edges.clone()));
+    }
+    if let (Some(address), Some(progress)) = (config.master_address, turns.replication.progress()) {
+        tasks.spawn(crate::replication::follow::follow(handle.clone(), address, progress, edges.clone()));
+    }
     let closing = handle.clone();
     tokio::spawn(async move {
         edges.cancelled().await;
@@ -290,6 +308,7 @@ struct Turns {
     feed: FeedHandle,
     shutdown: CancellationToken,
     remoting_stats: Arc<RemotingStats>,
+    replication: ReplicationNews,
 }
 
 impl Turns {
@@ -313,6 +332,7 @@ impl Turns {
             }
             self.flushers.start_all(flush);
             self.tell_feed();
+            self.replication.tell(&self.core);
             self.trim_journal(&mut next_trim_ms);
             wake_at_ms = next;
             if !open && requests.is_empty() && self.flushers.idle() {

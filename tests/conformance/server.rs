@@ -34,6 +34,7 @@ impl Server {
                 grpc: address(2),
                 http: address(3),
                 feed: None,
+                replication: None,
             },
             dir: PathBuf::from("/broker"),
             disk: Arc::new(disk.clone()),

@@ -160,7 +160,7 @@ impl Stand {
         Ok(command)
     }
 
-    fn story(&self) -> String {
+    pub fn story(&self) -> String {
         let mut parts =
             vec![format!("the product's folder: {} (kept when {KEEP} is set)", self.folder().display())];
         for role in [Role::Up, Role::Broker, Role::Agent] {

@@ -218,6 +218,7 @@ impl Core {
         let queue = self.check_pull(pull)?;
         if let Some(offset) = pull.commit_offset
             && may_wait
+            && self.following.is_none()
         {
             // a commit that rides on a pull never fails the pull
             if let Err(refusal) = self.commit(group, queue, offset, &pull.client) {
@@ -268,8 +269,11 @@ impl Core {
     }
 
     fn check_pull(&mut self, pull: &PullMessages) -> Answer<QueueKey> {
+        self.check_readable()?;
         let queue = self.queue_of(&pull.queue.topic, pull.queue.queue_id)?;
-        self.ensure_group(&pull.queue.group)?;
+        if self.following.is_none() {
+            self.ensure_group(&pull.queue.group)?;
+        }
         if self.state.topic(&pull.queue.topic).is_some_and(|topic| topic.config.perm & PERM_READ == 0) {
             return Err(Refusal::NoPermission { topic: pull.queue.topic.to_string(), what: "reading" });
         }
@@ -313,7 +317,7 @@ impl Core {
     fn owes_from_first_pull(&mut self, group: &Name, queue: QueueKey, offset: u64) {
         let broadcasts =
             self.state.group(group).and_then(|group| group.model()) == Some(ConsumeModel::Broadcasting);
-        if !broadcasts {
+        if !broadcasts && self.following.is_none() {
             self.start_group(group, queue, offset, StartReason::FirstPull);
         }
     }

@@ -10,6 +10,8 @@ use super::snapshot::{self, Snapshot, SnapshotState};
 use super::topics::queue_index;
 use super::{Core, CoreParts, Counters};
 use super::{flush::FlushState, lease, retention::RetentionState, sessions::Sessions};
+use crate::config::{BrokerRole, Config, ReplicaAck};
+use crate::replication::followers::{AckKind, Followers};
 use crate::state::{DEAD_LETTER_PREFIX, RETRY_PREFIX, SCHEDULE_TOPIC, State};
 use crate::trace::{StoredMessageFact, Trace};
 use lifecycle::clock::Now;
@@ -45,13 +47,17 @@ pub struct RecoveryReport {
 }
 
 /// Per queue, what the log holds.
-type Ends = BTreeMap<QueueKey, u64>;
+pub(super) type Ends = BTreeMap<QueueKey, u64>;
 
 impl Core {
     /// Opens or creates a broker's folder.
     ///
     /// Errors: folder in use, folder of another version, damaged snapshot, or the disk.
     pub fn open(parts: CoreParts, now: Now) -> StoreResult<(Core, RecoveryReport)> {
+        Self::check_role(&parts)?;
+        if parts.config.broker_role == BrokerRole::Slave {
+            return Self::open_slave(parts, now);
+        }
         let disk = parts.disk.clone();
         let folder = Folder::open(disk.as_ref(), &parts.dir, "broker")?;
         let (checkpoint, saved, damaged) = Checkpoint::open(disk.as_ref(), &parts.dir, "snapshot")?;
@@ -76,7 +82,7 @@ impl Core {
         Ok((core, report))
     }
 
-    fn assemble(
+    pub(super) fn assemble(
         parts: CoreParts,
         folder: Folder,
         checkpoint: Checkpoint,
@@ -85,7 +91,7 @@ impl Core {
         now: Now,
     ) -> StoreResult<Core> {
         let disk = parts.disk;
-        let epochs = replayed.state.epochs.clone();
+        let epochs = replayed.epochs.clone();
         let log =
             CommitLog::open(disk.clone(), &parts.dir.join("commitlog"), parts.config.segment_bytes, epochs)?;
         let queue_config = ConsumeQueueConfig::new(parts.dir.join("consumequeue"));
@@ -98,6 +104,9 @@ impl Core {
         let trace = Trace::new(journal, parts.config.journal);
         let interval = parts.config.snapshot_interval_ms;
         let mut core = Core {
+            followers: followers(&parts.config),
+            following: None,
+            replicated_stated_ms: now.mono_ms,
             flush: FlushState::new(replayed.state.flushed, now),
             snapshot: SnapshotState::new(checkpoint, now, replayed.log_end, interval),
             disk,
@@ -137,7 +146,8 @@ impl Core {
         let Replayed { state, base, log_end: queues_from, clean, closed, holes, .. } = replayed;
         let flushed = state.flushed;
         self.state = state;
-        let Found { ends, bad, again, scan } = self.scan_log(base, queues_from, flushed)?;
+        let whole = LogPosition(u64::MAX);
+        let Found { ends, bad, again, scan } = self.scan_log(base, (queues_from, whole), flushed)?;
         let bad: Vec<(QueueKey, Ranges)> = bad.into_iter().collect();
         let clean = clean && scan.torn_bytes == 0 && scan.damaged.is_empty() && again.is_empty();
         let stated_again = again.len() as u64;
@@ -205,8 +215,18 @@ impl Core {
         }
     }
 
+    /// Reads a replica's log, and dispatches what the journal speaks of.
+    pub(super) fn scan_copied(&mut self, to: LogPosition, flushed: LogPosition) -> StoreResult<ScanReport> {
+        Ok(self.scan_log(Ends::new(), (LogPosition(0), to), flushed)?.scan)
+    }
+
     /// Reads the log once: finds each queue's end, dispatches, and collects what the journal lacks.
-    fn scan_log(&mut self, base: Ends, queues_from: LogPosition, flushed: LogPosition) -> StoreResult<Found> {
+    fn scan_log(
+        &mut self,
+        base: Ends,
+        (queues_from, to): (LogPosition, LogPosition),
+        flushed: LogPosition,
+    ) -> StoreResult<Found> {
         let from = queues_from.min(self.index_from).max(self.log.start());
         let mut dispatch = Dispatch {
             state: &self.state,
@@ -218,7 +238,7 @@ impl Core {
         };
         let mut failed: Option<StoreError> = None;
         let report = self.log.scan(from, flushed, |logged| {
-            if failed.is_none() {
+            if failed.is_none() && logged.commitlog_offset < to {
                 failed = dispatch.record(logged).err();
             }
         })?;
@@ -226,7 +246,7 @@ impl Core {
             return Err(error);
         }
         let mut found = dispatch.found;
-        self.index.advance(report.end.0.max(self.index.indexed_to()));
+        self.index.advance(report.end.min(to).0.max(self.index.indexed_to()));
         found.scan = report;
         Ok(found)
     }
@@ -330,30 +350,42 @@ impl Dispatch<'_> {
     }
 }
 
+fn followers(config: &Config) -> Followers {
+    let ack = match config.replica_ack {
+        ReplicaAck::Received => AckKind::Received,
+        ReplicaAck::Flushed => AckKind::Flushed,
+    };
+    let needed = if config.broker_role == BrokerRole::SyncMaster { config.in_sync_replicas } else { 1 };
+    Followers::new(ack, needed)
+}
+
 struct Again {
     queue: QueueKey,
     logged: LoggedRecord,
 }
 
 /// When a waiting message of the schedule topic is due; what does not say so is due at once.
-fn due_of(message: &StoredMessage<'_>) -> u64 {
+pub(super) fn due_of(message: &StoredMessage<'_>) -> u64 {
     let stated = message.properties.get(properties::TIMER_OUT_MS).and_then(|at| at.parse().ok());
     stated.unwrap_or(message.store_timestamp_ms.max(1) as u64)
 }
 
 /// What snapshot and journal tell.
-struct Replayed {
-    state: State,
+#[derive(Default)]
+pub(super) struct Replayed {
+    pub(super) state: State,
+    /// Who owns which part of the log.
+    pub(super) epochs: Vec<(Epoch, LogPosition)>,
     /// Queue ends as of `log_end`.
-    base: Ends,
+    pub(super) base: Ends,
     /// Below this the snapshot vouches for queues and log.
-    log_end: LogPosition,
-    clean: bool,
-    closed: Vec<(Incarnation, u64)>,
+    pub(super) log_end: LogPosition,
+    pub(super) clean: bool,
+    pub(super) closed: Vec<(Incarnation, u64)>,
     /// Where the snapshot stands in the journal.
-    snapshot: Option<Position>,
+    pub(super) snapshot: Option<Position>,
     /// Journal frames are missing.
-    holes: bool,
+    pub(super) holes: bool,
 }
 
 fn replay(view: &JournalView, snapshot: Option<&Snapshot>, new: Incarnation) -> StoreResult<Replayed> {
@@ -378,17 +410,24 @@ fn replay(view: &JournalView, snapshot: Option<&Snapshot>, new: Incarnation) -> 
     let nothing_before = closed.is_empty() && snapshot.is_none();
     let clean = nothing_before || snapshot.is_some_and(|s| s.clean && Some(s.position) == last);
     let (clean, holes) = (clean && !fold.holes, fold.holes);
-    Ok(Replayed { state: fold.state, base, log_end, clean, closed, snapshot: start, holes })
+    let epochs = fold.state.epochs.clone();
+    Ok(Replayed { state: fold.state, epochs, base, log_end, clean, closed, snapshot: start, holes })
 }
 
-struct Fold {
-    state: State,
-    decoder: FrameDecoder,
-    holes: bool,
+#[derive(Default)]
+pub(super) struct Fold {
+    pub(super) state: State,
+    pub(super) decoder: FrameDecoder,
+    pub(super) holes: bool,
 }
 
 impl Fold {
-    fn read(&mut self, view: &JournalView, start: Option<Position>, new: Incarnation) -> StoreResult<()> {
+    pub(super) fn read(
+        &mut self,
+        view: &JournalView,
+        start: Option<Position>,
+        new: Incarnation,
+    ) -> StoreResult<()> {
         let mut reader = match start {
             Some(position) => view.read_from(position)?,
             None => view.read_all()?,

@@ -4,6 +4,8 @@ mod harness;
 mod leases;
 mod offsets;
 mod recovery;
+mod replicas;
 mod sends;
+mod slaves;
 mod switches;
 mod topics;

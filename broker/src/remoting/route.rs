@@ -13,8 +13,6 @@ use wire::name::AUTO_CREATE_TOPIC;
 
 /// Permission of `TBW102`: read, write, and a topic may be made after it.
 const PERM_TEMPLATE: i32 = 7;
-/// Broker id of a master.
-const MASTER_ID: u64 = 0;
 
 /// Code 105.
 pub(super) fn topic_route(session: &mut Session, command: &Command, ask: Ask) {
@@ -68,7 +66,7 @@ pub(super) fn queue_count(queues: u32) -> i32 {
 fn broker(edge: &Edge) -> BrokerData {
     let advertised = &edge.config.advertised;
     BrokerData {
-        broker_addrs: BTreeMap::from([(MASTER_ID, advertised.remoting.to_string())]),
+        broker_addrs: BTreeMap::from([(advertised.broker_id, advertised.remoting.to_string())]),
         broker_name: advertised.broker_name.to_string(),
         cluster: advertised.cluster.to_string(),
     }

@@ -12,6 +12,7 @@ use agent::run::handle::Observation;
 use agent::run::{Agent, AgentHandle, Clock, Environment, OpenLedger, Phase};
 use agent::telemetry::{Telemetry, TelemetryConfig};
 use anyhow::{Context, Result, bail};
+use broker::config::BrokerRole;
 use broker::server::{Server, ServerParts};
 use lifecycle::clock::Now;
 use lifecycle::identity::Incarnation;
@@ -93,7 +94,9 @@ async fn serve(settings: &Settings, parts: Parts) -> Result<()> {
 }
 
 async fn serve_broker(settings: &Settings, mut stop: watch::Receiver<bool>) -> Result<()> {
-    let mut server = start_broker(settings, Some(settings.listen.feed), clock())?;
+    // what a SLAVE states of itself says nothing about the messages its master stored: agents follow the master
+    let feed = (settings.broker.broker_role != BrokerRole::Slave).then_some(settings.listen.feed);
+    let mut server = start_broker(settings, feed, clock())?;
     tracing::info!(remoting = %settings.listen.remoting, grpc = %settings.listen.grpc, "the broker takes clients");
     tokio::select! {
         _ = stop.wait_for(|stop| *stop) => server.stop(),
@@ -103,6 +106,9 @@ async fn serve_broker(settings: &Settings, mut stop: watch::Receiver<bool>) -> R
 }
 
 async fn serve_both(settings: &Settings, stop: watch::Receiver<bool>) -> Result<()> {
+    if settings.broker.broker_role == BrokerRole::Slave {
+        bail!("a SLAVE runs alone (`losstrace broker`): an agent follows its master");
+    }
     let clock = clock();
     let mut server = start_broker(settings, Some(settings.listen.feed), clock.clone())?;
     let name = &settings.broker.broker_name;
@@ -137,6 +143,7 @@ fn start_broker(settings: &Settings, feed: Option<std::net::SocketAddr>, clock: 
             grpc: listen.grpc,
             http: listen.broker_http,
             feed,
+            replication: listen.replication,
         },
         dir: settings.data_dir.join("broker"),
         disk: disk(settings)?,
@@ -305,7 +312,10 @@ fn warn_when_open(settings: &Settings) {
         ("agent_http", listen.agent_http),
         ("broker_http", listen.broker_http),
         ("feed", listen.feed),
-    ] {
+    ]
+    .into_iter()
+    .chain(listen.replication.map(|address| ("replication", address)))
+    {
         if !address.ip().is_loopback() {
             tracing::warn!(door, %address, "reachable from other machines, without authentication");
         }
