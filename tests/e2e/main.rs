@@ -13,5 +13,6 @@ mod harness;
 mod load;
 mod power_cut;
 mod remoting;
+mod replication;
 mod reports;
 mod scenario;
