@@ -18,7 +18,6 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(100);
 
 /// Producer and consumer of one protocol on a topic of their own.
 pub(crate) struct Load {
-    pub(crate) sdk: Sdk,
     pub(crate) topic: &'static str,
     pub(crate) producer: Client,
     pub(crate) consumer: Client,
@@ -34,7 +33,7 @@ impl Load {
             Client::start(stand, sdk, &Job { timeout_s: 200, ..Job::consume(topic, group, 0) })?;
         consumer.wait_ready()?;
         producer.wait_for("the first send", Duration::from_secs(40), |events| !events.sent().is_empty())?;
-        Ok(Load { sdk, topic, producer, consumer })
+        Ok(Load { topic, producer, consumer })
     }
 
     /// Waits until the stream flows: this many sends were answered beyond `from`. Returns how many now are.

@@ -5,11 +5,11 @@
 //! nothing that was flushed is lost; what is lost has a name where a producer had reported it, and is within a stated range
 //! and bound otherwise; nothing else is reported; no counter steps back; everything starts again.
 //!
-//! `cargo nextest run --release -p tests --test e2e power_cut --run-ignored all` runs them: not yet right in every run.
 //! `LOSSTRACE_TEST_SEED` sets the seed, `LOSSTRACE_TEST_CUTS` how many cuts there are (the clients of a test live long enough
 //! for 15).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::time::Duration;
 
@@ -17,9 +17,9 @@ use agent::ledger::sled::power_cut::cut_power;
 use anyhow::{Context, Result, bail, ensure};
 use store::disk_sim::SimRng;
 use store::disk_undo::UndoDisk;
-use tests::api::{Incident, Particulars, SETTLE_LIMIT, class};
+use tests::api::{Incident, Particulars, SETTLE_LIMIT, class, state};
 use tests::clients::Sdk::{PythonGrpc, PythonRemoting};
-use tests::clients::{Client, Events, Job};
+use tests::clients::{Client, Job};
 use tests::config::Options;
 use tests::process::Process;
 use tests::stand::{self, Role, Stand};
@@ -28,7 +28,6 @@ use wire::message::StoredMessage;
 
 use crate::load::{Load, check_counters};
 
-const GROUP: &str = "cut-readers";
 const TOPICS: [&str; 2] = ["cut-grpc", "cut-remoting"];
 /// Cuts per test where nothing else is said: few enough for every run, each at another moment.
 const CUTS: u64 = 3;
@@ -48,6 +47,17 @@ struct Stored {
     id: String,
     body: String,
     at_ms: i64,
+}
+
+/// Topic, queue, offsets.
+type Place = (String, u64, std::ops::Range<u64>);
+
+impl Stored {
+    fn is_within(&self, places: &[Place]) -> bool {
+        places.iter().any(|(topic, queue, offsets)| {
+            *topic == self.topic && *queue == self.queue && offsets.contains(&self.offset)
+        })
+    }
 }
 
 /// Every message in the commit log as it is on the disk now, without asking the broker's recovery.
@@ -90,6 +100,23 @@ struct Cut {
     busiest: u64,
     /// Sends that producers had reported, each answered 200 before the cut.
     reported: BTreeSet<String>,
+    /// By this cut and all before it.
+    destroyed_ever: BTreeSet<Stored>,
+}
+
+/// An incident.
+struct Said {
+    /// Opened since the cut before.
+    is_new: bool,
+    incident: Incident,
+    particulars: Particulars,
+}
+
+impl Display for Said {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Said { is_new, incident, particulars } = self;
+        write!(f, "new: {is_new}, {incident:?}, {} ids, {:?}", particulars.ids_total, particulars.ranges)
+    }
 }
 
 struct Site<'a> {
@@ -102,16 +129,20 @@ struct Site<'a> {
     reported: BTreeSet<String>,
     /// Incidents of earlier cuts.
     known: BTreeSet<String>,
+    /// By all cuts.
+    destroyed: BTreeSet<Stored>,
 }
 
 impl<'a> Site<'a> {
     fn start(stand: &'a Stand, seed: u64) -> Result<Site<'a>> {
         let pair = Some([stand.start(Role::Broker)?, stand.start(Role::Agent)?]);
         let sdks = [PythonGrpc, PythonRemoting].into_iter().zip(TOPICS);
-        let loads: Vec<Load> =
-            sdks.map(|(sdk, topic)| Load::start(stand, sdk, (topic, GROUP))).collect::<Result<_>>()?;
-        let (answered, reported, known) = (vec![0; loads.len()], BTreeSet::new(), BTreeSet::new());
-        Ok(Site { stand, rng: SimRng(seed), pair, loads, answered, reported, known })
+        let loads: Vec<Load> = sdks
+            .map(|(sdk, topic)| Load::start(stand, sdk, (topic, &format!("{topic}-readers"))))
+            .collect::<Result<_>>()?;
+        let (answered, rng) = (vec![0; loads.len()], SimRng(seed));
+        let (reported, known, destroyed) = Default::default();
+        Ok(Site { stand, rng, pair, loads, answered, reported, known, destroyed })
     }
 
     /// Load, with an outbox beside it that reports every second send, until a moment that the seed chooses.
@@ -156,10 +187,10 @@ impl<'a> Site<'a> {
         let kept = stored(self.stand)?;
         self.pair = Some([self.stand.start(Role::Broker)?, self.stand.start(Role::Agent)?]);
         check_counters(&seen, &self.stand.agent_api().metrics()?)?;
-        let destroyed = before.difference(&kept).cloned().collect();
-        let busiest = busiest(&before);
-        let reported = self.reported.clone();
-        Ok(Cut { kept, destroyed, busiest, reported })
+        let destroyed: BTreeSet<Stored> = before.difference(&kept).cloned().collect();
+        self.destroyed.extend(destroyed.iter().cloned());
+        let (busiest, reported) = (busiest(&before), self.reported.clone());
+        Ok(Cut { kept, destroyed, busiest, reported, destroyed_ever: self.destroyed.clone() })
     }
 
     /// What was not synced is gone, in everything that either process keeps.
@@ -176,24 +207,26 @@ impl<'a> Site<'a> {
         Ok(())
     }
 
-    fn new_incidents(&self) -> Result<Vec<(Incident, Particulars)>> {
+    /// All that the agent says, and whether it says so since this cut.
+    fn said(&self) -> Result<Vec<Said>> {
         let agent = self.stand.agent_api();
-        let news = agent.incidents()?.into_iter().filter(|i| !self.known.contains(&i.incident));
-        news.map(|incident| Ok((agent.particulars(&incident.incident)?, incident)))
-            .map(|pair| pair.map(|(particulars, incident)| (incident, particulars)))
-            .collect()
+        let said = |incident: Incident| -> Result<Said> {
+            let particulars = agent.particulars(&incident.incident)?;
+            Ok(Said { is_new: !self.known.contains(&incident.incident), incident, particulars })
+        };
+        agent.incidents()?.into_iter().map(said).collect()
     }
 
     /// Waits until the agent has said all it has to say, and it is right.
     fn check_cut(&mut self, cut: &Cut) -> Result<()> {
         wait::until_ok("the truth about the cut", SETTLE_LIMIT, || {
-            let said = self.new_incidents()?;
+            let said = self.said()?;
             check_said(cut, &said).with_context(|| describe(cut, &said))
         })?;
         // and nothing is added when the agent has heard all that came after the cut
-        let said = self.new_incidents()?;
+        let said = self.said()?;
         check_said(cut, &said).with_context(|| describe(cut, &said))?;
-        self.known.extend(said.into_iter().map(|(incident, _)| incident.incident));
+        self.known.extend(said.into_iter().map(|said| said.incident.incident));
         let agent = self.stand.agent_api();
         for message in cut.kept.iter().rev().step_by(cut.kept.len().div_ceil(20).max(1)) {
             let life = agent.message(&message.id)?;
@@ -216,37 +249,42 @@ fn busiest(stored: &BTreeSet<Stored>) -> u64 {
     recent.iter().map(within).max().unwrap_or(0) as u64
 }
 
-fn describe(cut: &Cut, said: &[(Incident, Particulars)]) -> String {
-    let said: Vec<String> =
-        said.iter().map(|(i, p)| format!("{i:?}, {} ids, {:?}", p.ids_total, p.ranges)).collect();
+fn describe(cut: &Cut, said: &[Said]) -> String {
+    let said: Vec<String> = said.iter().map(Said::to_string).collect();
     let (kept, destroyed) = (cut.kept.len(), cut.destroyed.len());
     format!("kept {kept}, destroyed {destroyed}, busiest 100 ms {}; said:\n{}", cut.busiest, said.join("\n"))
 }
 
-/// Every destroyed message has a name or is within a range and the bound; no other message has a part in it.
-fn check_said(cut: &Cut, said: &[(Incident, Particulars)]) -> Result<()> {
-    let mut named = BTreeSet::new();
-    let (mut counted, mut bound, mut ranges) = (0, 0, Vec::new());
-    for (incident, particulars) in said {
+/// Every destroyed message has a name or is within a range and the bound; no other message has a part in it. The last sends are
+/// reported only after their cut, so that an incident of an earlier cut may name more by now: it must, and nothing else.
+fn check_said(cut: &Cut, said: &[Said]) -> Result<()> {
+    let (mut named, mut counted) = (BTreeSet::new(), 0);
+    let (mut bound, mut ranges) = (0, Vec::new());
+    for Said { is_new, incident, particulars } in said {
         match incident.class.as_str() {
             class::STORED_NOT_FLUSHED_LOST => {
-                named.extend(particulars.ids.iter().cloned());
                 counted += incident.messages;
+                named.extend(particulars.ids.iter().cloned());
                 ensure!(particulars.ids_total == particulars.ids.len() as u64, "not all ids are listed");
             }
-            class::UNDECIDED => {
+            class::UNDECIDED if *is_new => {
                 bound += incident.undecided;
                 ranges.extend_from_slice(&particulars.ranges);
             }
+            // judged in the end, when it is clear what the group did not get
+            class::UNDECIDED | class::OFFSET_REUSED => {}
             other => bail!("an incident of class {other}: {incident:?}"),
         }
     }
-    let destroyed = ids(&cut.destroyed);
+    let destroyed = ids(&cut.destroyed_ever);
     let innocent: Vec<&String> = named.difference(&destroyed).collect();
     ensure!(innocent.is_empty(), "named, but not destroyed: {innocent:?}");
-    ensure!(counted <= cut.destroyed.len() as u64, "counts {counted} lost messages");
-    let reported: Vec<&String> =
-        destroyed.intersection(&cut.reported).filter(|id| !named.contains(*id)).collect();
+    let most = cut.destroyed_ever.len() as u64;
+    ensure!(counted <= most, "counts {counted} lost messages of {most}");
+    // an SDK that sends again with the same id may have stored it since
+    let kept = ids(&cut.kept);
+    let is_due = |id: &&String| cut.reported.contains(*id) && !kept.contains(*id) && !named.contains(*id);
+    let reported: Vec<&String> = destroyed.iter().filter(is_due).collect();
     ensure!(reported.is_empty(), "reported by their producers, and not named: {reported:?}");
 
     let nameless: Vec<&Stored> = cut.destroyed.iter().filter(|gone| !named.contains(&gone.id)).collect();
@@ -254,44 +292,63 @@ fn check_said(cut: &Cut, said: &[(Incident, Particulars)]) -> Result<()> {
     ensure!(bound >= truth, "{truth} messages are gone without a name, the bound is {bound}");
     let most = RESERVED_MIN + 2 * cut.busiest;
     ensure!(bound <= most, "the bound is {bound}, more than {most}");
-    let covers = |gone: &Stored| {
-        let here = |(topic, queue, offsets): &(String, u64, std::ops::Range<u64>)| {
-            *topic == gone.topic && *queue == gone.queue && offsets.contains(&gone.offset)
-        };
-        ranges.iter().any(here)
-    };
-    let outside: Vec<&&Stored> = nameless.iter().filter(|gone| !covers(gone)).collect();
+    let outside: Vec<&&Stored> = nameless.iter().filter(|gone| !gone.is_within(&ranges)).collect();
     ensure!(outside.is_empty(), "in none of the stated ranges: {outside:?}");
     Ok(())
 }
 
-/// What is in the log in the end is consumed, all of it. An SDK whose connection broke often enough may have given up a queue: then
-/// the next member of its group gets what it did not.
+/// What is in the log in the end is consumed, but for what the group had passed before it was there: it read on to an offset that
+/// the cut took back, and that later messages have now. Those are named, or undecided, and nothing that was consumed is named.
 fn check_consumed(stand: &Stand, loads: Vec<Load>) -> Result<()> {
     for load in loads {
         load.producer.stop()?;
-        let here = stored(stand)?.into_iter().filter(|message| message.topic == load.topic);
-        let mut missing: BTreeMap<String, Stored> =
-            here.map(|message| (message.body.clone(), message)).collect();
-        let sdk = load.sdk;
-        let mut consumer = load.consumer;
-        for member in 0..2 {
-            let all_consumed = |events: &Events| {
-                let consumed = events.consumed();
-                missing.keys().all(|body| consumed.contains_key(body))
-            };
-            let waited = consumer.wait_for("what survived", CONSUME_LIMIT, all_consumed);
-            let consumed = consumer.stop()?.consumed();
-            missing.retain(|body, _| !consumed.contains_key(body));
-            if missing.is_empty() {
-                break;
+        let here: Vec<Stored> =
+            stored(stand)?.into_iter().filter(|message| message.topic == load.topic).collect();
+        let group = format!("{}-readers", load.topic);
+        let check = |consumed: &BTreeMap<String, usize>| {
+            let (got, missing): (Vec<&Stored>, Vec<&Stored>) =
+                here.iter().partition(|message| consumed.contains_key(&message.body));
+            for message in missing {
+                let life = stand.agent_api().message(&message.id)?;
+                let named = life.class_in(&group)? == Some(class::OFFSET_REUSED);
+                // another cut came before the group's commit, and took what would have told of deliveries
+                let undecided = life.check_state(&group, &[state::UNDECIDED]).is_ok();
+                ensure!(named || undecided, "never consumed, and not named: {message:?}, {life:?}");
             }
-            let lives: Vec<_> = missing.values().map(|m| stand.agent_api().message(&m.id)).collect();
-            ensure!(member == 0, "never consumed: {missing:?}, says the agent: {lives:?}, {waited:?}");
-            consumer = Client::start(stand, sdk, &Job::consume(load.topic, GROUP, 0))?;
+            let ranges = reused(stand)?;
+            for message in got.into_iter().filter(|message| message.is_within(&ranges)) {
+                let life = stand.agent_api().message(&message.id)?;
+                let named = life.class_in(&group)? == Some(class::OFFSET_REUSED);
+                ensure!(!named, "named as passed over, and consumed: {message:?}, {life:?}");
+            }
+            Ok(())
+        };
+        let waited =
+            wait::until_ok("what survived", CONSUME_LIMIT, || check(&load.consumer.events().consumed()));
+        let mut consumed = load.consumer.stop()?.consumed();
+        if waited.is_err() && load.topic == TOPICS[1] {
+            // this SDK's queues may stay locked for ever after a pull that got no answer: the next member of its group gets them
+            let next = Client::start(stand, PythonRemoting, &Job::consume(load.topic, &group, 0))?;
+            wait::until_ok("what survived, by the next member", CONSUME_LIMIT, || {
+                consumed.extend(next.events().consumed());
+                check(&consumed)
+            })?;
+            next.stop()?;
+        } else {
+            waited?;
         }
     }
     Ok(())
+}
+
+/// Where messages stand of which the agent says that their group was beyond their offset before they were stored.
+fn reused(stand: &Stand) -> Result<Vec<Place>> {
+    let agent = stand.agent_api();
+    let mut ranges = Vec::new();
+    for incident in agent.incidents()?.iter().filter(|incident| incident.class == class::OFFSET_REUSED) {
+        ranges.extend(agent.particulars(&incident.incident)?.ranges);
+    }
+    Ok(ranges)
 }
 
 fn setting(name: &str, otherwise: u64) -> Result<u64> {
@@ -353,13 +410,11 @@ fn check_answered(site: &Site<'_>, cut: &Cut, flush_disk_type: &str) -> Result<(
 }
 
 #[test]
-#[ignore = "not met yet: seen once, an id is named lost that was not destroyed; run with --run-ignored all"]
 fn a_power_cut_of_both_under_async_flush_is_bounded_and_told() -> Result<()> {
     cut_power_repeatedly("ASYNC_FLUSH", 1)
 }
 
 #[test]
-#[ignore = "not met yet: seen once, a survivor did not reach its consumer in time; run with --run-ignored all"]
 fn a_power_cut_of_both_under_sync_flush_loses_nothing_answered() -> Result<()> {
     cut_power_repeatedly("SYNC_FLUSH", 2)
 }

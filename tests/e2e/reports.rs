@@ -148,7 +148,7 @@ fn the_command_line_answers_as_the_api_does() -> Result<()> {
         let id = sent.values().next().context("three were sent")?;
         stand.agent_api().wait_complete()?;
 
-        for command in ["balance", "topics", "dlq", "exposure", "losses"] {
+        for command in ["balance", "topics", "dlq", "exposure", "doctor", "losses"] {
             let table = stand.query(&[command])?;
             ensure!(exit_code(&table)? == 0, "{command}: {table:?}");
             ensure!(!table.stdout.is_empty(), "{command} says nothing");

@@ -39,12 +39,14 @@ pub mod state {
     pub const SETTLED: &str = "settled";
     pub const DEAD_LETTERED: &str = "dead-lettered";
     pub const MOVED: &str = "moved";
+    pub const UNDECIDED: &str = "undecided";
 }
 
 /// Classes that tests expect by name.
 pub mod class {
     pub const DEAD_LETTERED: &str = "dead-lettered";
     pub const NEVER_STORED: &str = "never-stored";
+    pub const OFFSET_REUSED: &str = "offset-reused";
     pub const STORED_NOT_FLUSHED_LOST: &str = "stored-not-flushed-lost";
     pub const UNDECIDED: &str = "undecided";
 }
@@ -320,6 +322,11 @@ impl MessageLife {
     /// The first stage that broke, when one did.
     pub fn first_break(&self) -> Option<&str> {
         self.0.pointer("/first_break").and_then(Value::as_str)
+    }
+
+    /// What the group has suffered from it, when it has.
+    pub fn class_in(&self, group: &str) -> Result<Option<&str>> {
+        Ok(self.group(group)?.pointer("/class").and_then(Value::as_str))
     }
 
     /// Where it is stored.

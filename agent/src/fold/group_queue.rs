@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 
 /// Failed copies remembered per group and queue; beyond it the oldest is forgotten (and counted by the broker's books).
 pub const FAILED_COPIES_MAX: usize = 4_096;
+/// No offset and no count is larger: what is read back above it is no number that was ever written.
+const NUMBER_MAX: u64 = 1 << 56;
 /// Runs of lost offsets remembered per group and queue for a later rewind.
 pub const LOST_RUNS_MAX: usize = 4_096;
 
@@ -65,6 +67,10 @@ impl Counts {
     /// Everything that is no longer owed.
     pub fn ended(&self) -> u64 {
         self.settled + self.moved + self.dead_lettered + self.lost + self.undecided
+    }
+
+    fn each(&self) -> [u64; 6] {
+        [self.settled, self.filtered, self.moved, self.dead_lettered, self.lost, self.undecided]
     }
 }
 
@@ -123,6 +129,11 @@ pub struct GroupQueue {
     pub owed_extra: u64,
     /// When a member was last handed something, wall ms; 0: never.
     pub read_wall_ms: u64,
+    /// From here to `passed_before` messages may have stood that a recovery took, and that the group had passed: new ones have these
+    /// offsets now.
+    pub reused_from: u64,
+    /// See `reused_from`.
+    pub passed_before: u64,
     /// Messages before the membership, when the group started.
     pub before_membership: u64,
     /// What became of the debts.
@@ -181,6 +192,31 @@ impl GroupQueue {
             .map(|(a, b, _)| b - a)
             .sum();
         max.saturating_sub(self.floor) - touched
+    }
+
+    /// What cannot be in books that were read back: rows may all be whole and yet not belong together. Books without it can be
+    /// reckoned with: no sum overflows, and nothing is taken from a count that it does not hold.
+    pub fn contradiction(&self, max: u64) -> Option<&'static str> {
+        let (mut above_floor, mut marked) = (Counts::default(), 0);
+        for (from, to, mark) in self.marks.iter() {
+            if from < self.floor {
+                return Some("marks below the floor");
+            }
+            above_floor.turn(None, Some(mark.state), to - from);
+            marked += to - from;
+        }
+        let numbers = [self.start, self.position, self.floor, self.owed_extra, self.before_membership, max];
+        let numbers = numbers.into_iter().chain([self.reused_from, self.passed_before]);
+        if numbers.chain(self.counts.each()).any(|number| number > NUMBER_MAX) {
+            return Some("a number too large to be true");
+        }
+        if above_floor.each().into_iter().zip(self.counts.each()).any(|(marked, counted)| marked > counted) {
+            return Some("marks that are not counted");
+        }
+        if marked > max.saturating_sub(self.floor) {
+            return Some("marks beyond the queue's end");
+        }
+        None
     }
 
     /// What of `from..to` is owed and no member was handed.
@@ -368,7 +404,13 @@ impl GroupQueue {
             MoveReason::Retention => Class::ExpiredBeforeConsumption,
             MoveReason::Reset | MoveReason::Correction | MoveReason::Recovery => Class::SkippedByOffsetReset,
         };
-        self.pass(to.min(bounds.max), class, bounds, out);
+        let to = to.min(bounds.max);
+        if reason != MoveReason::Retention && self.floor < to.min(self.passed_before) {
+            self.pass(to.min(self.reused_from), class, bounds, out);
+            // a client that goes on where it was before the recovery, whatever it calls that
+            self.pass(to.min(self.passed_before), Class::OffsetReused, bounds, out);
+        }
+        self.pass(to, class, bounds, out);
     }
 
     /// Every debt below `to` ends now; those nobody was handed end in `class`.

@@ -24,7 +24,7 @@ use thiserror::Error;
 /// Longest value of a row.
 pub const ROW_LEN_MAX: usize = 4_096;
 /// The version this code writes; rows of another one are built again from the sources.
-pub const ROW_VERSION: u8 = 2;
+pub const ROW_VERSION: u8 = 3;
 /// First kind of rows that are not the books'.
 pub const FOREIGN_KIND: u8 = 64;
 const PIECE_LEN: usize = ROW_LEN_MAX - 96;
@@ -44,6 +44,9 @@ pub enum RowError {
     /// A chunk of an object is not there.
     #[error("a row is missing")]
     Missing,
+    /// Rows that are whole, and do not belong together.
+    #[error("rows contradict each other: {0}")]
+    Contradiction(&'static str),
 }
 
 /// Objects by key.
@@ -257,7 +260,7 @@ impl Books {
             }
         }
         for broker in books.brokers.values_mut() {
-            broker.restored();
+            broker.restored()?;
         }
         Ok(books)
     }

@@ -287,6 +287,13 @@ proptest! {
         }
         if let Ok(books) = read_rows(&rows) {
             drop(books.positions());
+            let queues = books.brokers.values().flat_map(|b| b.groups.values().map(move |group| (b, group)));
+            for (broker, group) in queues {
+                for (key, owed) in &group.queues {
+                    let max = broker.queues.get(key).map_or(0, |queue| queue.max);
+                    prop_assert!(owed.undelivered(max) <= max && owed.in_flight_by_marks(max) <= max);
+                }
+            }
         }
     }
 }

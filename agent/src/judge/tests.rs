@@ -504,6 +504,43 @@ fn a_position_left_in_a_lost_epoch_meets_reused_offsets() {
 }
 
 #[test]
+fn a_client_that_goes_on_where_it_was_before_a_recovery_skips_reused_offsets() {
+    for reason in [MoveReason::Commit, MoveReason::Reset] {
+        let mut w = World::new();
+        w.send(4);
+        w.consume(ORDERS, 0, 4);
+        w.restart(false, &[(ORDERS, 2)], 0);
+        w.say(vec![moved("g", ORDERS, 4, 2, MoveReason::Recovery)]);
+        w.send(5);
+        w.say(vec![moved("g", ORDERS, 2, 5, reason)]);
+        let lost: Vec<_> =
+            w.verdicts().into_iter().filter(|v| v.class.is_loss() && !v.group.is_empty()).collect();
+        let said: Vec<_> = lost.iter().map(|v| (v.class, spans(v))).collect();
+        // no message can have stood at 4 before: passing over that one has another cause
+        let other = if reason == MoveReason::Commit {
+            Class::AckedWithoutDelivery
+        } else {
+            Class::SkippedByOffsetReset
+        };
+        let expected = [(Class::OffsetReused, vec![(ORDERS, 2, 4, 2)]), (other, vec![(ORDERS, 4, 5, 2)])];
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(expected.iter().all(|one| said.contains(one)), "{said:?}");
+    }
+}
+
+#[test]
+fn what_a_client_passes_whose_delivery_no_frame_tells_any_more_is_undecided() {
+    for reason in [MoveReason::Commit, MoveReason::Reset] {
+        let mut w = World::new();
+        w.send(4);
+        w.flush();
+        w.restart(false, &[(ORDERS, 4)], 300);
+        w.say(vec![moved("g", ORDERS, 0, 4, reason)]);
+        assert!(w.verdicts().iter().all(|v| !v.class.is_loss()), "{:#?}", w.verdicts());
+    }
+}
+
+#[test]
 fn a_copy_that_recovery_took_is_lost_only_if_it_is_not_made_again() {
     for remade in [true, false] {
         let mut w = World::new();

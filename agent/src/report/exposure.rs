@@ -55,6 +55,38 @@ fn finding(broker: &BrokerBooks, finding: &str, severity: &str, about: (&str, &s
         messages: about.2,
         setting: String::new(),
         text: String::new(),
+        remedy: remedy(finding).to_owned(),
+    }
+}
+
+/// What would help, for every finding there is.
+pub fn remedy(finding: &str) -> &'static str {
+    match finding {
+        "async-flush" => {
+            "broker.flush_disk_type = SYNC_FLUSH, where a lost message costs more than the wait for the disk"
+        }
+        "single-copy" => {
+            "a disk that survives the machine (a replicated volume); keep what producers sent until it is consumed"
+        }
+        "not-durable-answers" => {
+            "look at the disk: it is slower than sync_flush_timeout_ms; producers must send again what was not SEND_OK"
+        }
+        "no-group" => "start a consumer group, or stop sending there",
+        "broadcast-group" => "clustering consumers, where a missed message matters",
+        "filter-conflict" => {
+            "the same subscription in every member of a group; a group of its own for each other one"
+        }
+        "dead-letters-waiting" => {
+            "read them (losstrace dlq), mend the cause, send them again; an alert on arrivals"
+        }
+        "near-expiry" => "more consumers, or a longer broker.retention_ms, before the time is over",
+        "shared-disk" => "run the agent on another machine (losstrace agent), following this broker's feed",
+        "untracked" => "broker.journal = true",
+        "auto-create" => "broker.auto_create_topics = false, and create topics on purpose",
+        "open-door" => "bind to loopback or a private network: nobody is asked who he is",
+        "no-retry" => "broker.retry_max of at least 1: one failure makes a dead letter",
+        "short-retention" => "a broker.retention_ms longer than the longest time a consumer may be down",
+        _ => "",
     }
 }
 

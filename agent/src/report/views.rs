@@ -383,6 +383,8 @@ pub struct ExposureFinding {
     pub messages: u64,
     pub setting: String,
     pub text: String,
+    /// What would help.
+    pub remedy: String,
 }
 
 /// What would be lost if the broker died now.

@@ -85,6 +85,8 @@ pub struct MemberInfo {
     pub version: i32,
     /// Its connection.
     pub connection: super::send::ConnectionId,
+    /// Whether it consumes by leases, and has no part in how the others share queues.
+    pub leases: bool,
 }
 
 /// A queue of a topic.

@@ -38,10 +38,12 @@ impl Core {
         let Some(known) = self.state.group(group) else {
             return Err(Refusal::GroupNotFound(group.to_string()));
         };
-        if known.model() == Some(ConsumeModel::Lease) {
+        let topic = self.state.topic_of(queue.topic).map(|topic| &*topic.config.name);
+        let model = topic.and_then(|topic| known.model_of(topic));
+        if model == Some(ConsumeModel::Lease) {
             return Err(Refusal::WrongConsumeModel(group.to_string(), "leases"));
         }
-        if known.model() == Some(ConsumeModel::Broadcasting) {
+        if model == Some(ConsumeModel::Broadcasting) {
             return Ok(()); // broadcast progress lives in the client; nothing is owed
         }
         let Some(at) = known.queues.get(&queue) else {

@@ -284,7 +284,7 @@ impl Core {
                 what: "reading by this group",
             });
         }
-        if group.and_then(|group| group.model()) == Some(ConsumeModel::Lease) {
+        if group.and_then(|group| group.model_of(&pull.queue.topic)) == Some(ConsumeModel::Lease) {
             return Err(Refusal::WrongConsumeModel(pull.queue.group.to_string(), "leases"));
         }
         Ok(queue)
@@ -315,9 +315,9 @@ impl Core {
 
     /// A group nobody pinned owes a queue from the first offset it pulls.
     fn owes_from_first_pull(&mut self, group: &Name, queue: QueueKey, offset: u64) {
-        let broadcasts =
-            self.state.group(group).and_then(|group| group.model()) == Some(ConsumeModel::Broadcasting);
-        if !broadcasts && self.following.is_none() {
+        let topic = self.state.topic_of(queue.topic).map(|topic| &*topic.config.name);
+        let model = topic.and_then(|topic| self.state.group(group)?.model_of(topic));
+        if model != Some(ConsumeModel::Broadcasting) && self.following.is_none() {
             self.start_group(group, queue, offset, StartReason::FirstPull);
         }
     }

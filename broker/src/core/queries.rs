@@ -4,10 +4,11 @@ use super::Core;
 use super::append::{id_key, topic_key};
 use super::topics::is_system_topic;
 use crate::api::{
-    Answer, ConsumeStats, FoundMessage, GroupInfo, Query, QueryAnswer, QueueStats, Refusal, RuntimeInfo,
-    Subscription, TopicInfo,
+    Answer, ConsumeStats, FoundMessage, GroupInfo, MemberInfo, Query, QueryAnswer, QueueStats, Refusal,
+    RuntimeInfo, Subscription, TopicInfo,
 };
-use crate::state::{DEAD_LETTER_PREFIX, RETRY_PREFIX, Topic};
+use crate::state::{DEAD_LETTER_PREFIX, Member, RETRY_PREFIX, Topic};
+use lifecycle::fact::ConsumeModel;
 use lifecycle::identity::{LogPosition, MessageIdentity, Name, QueueKey};
 use store::error::StoreError;
 use wire::message::StoredMessage;
@@ -68,8 +69,11 @@ impl Core {
 
     fn members(&self, name: &Name) -> Answer<GroupInfo> {
         let Some(group) = self.state.group(name) else { return self.members_of_no_group(name) };
-        let members: Vec<_> =
-            group.members.keys().filter_map(|client| self.sessions.member(client)).collect();
+        let known = |(client, member): (&Name, &Member)| {
+            let leases = member.model == ConsumeModel::Lease;
+            self.sessions.member(client).map(|info| MemberInfo { leases, ..info })
+        };
+        let members: Vec<_> = group.members.iter().filter_map(known).collect();
         if members.is_empty() {
             return Err(Refusal::GroupNotOnline(name.to_string()));
         }

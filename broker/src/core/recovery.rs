@@ -15,7 +15,7 @@ use crate::replication::followers::{AckKind, Followers};
 use crate::state::{DEAD_LETTER_PREFIX, RETRY_PREFIX, SCHEDULE_TOPIC, State};
 use crate::trace::{StoredMessageFact, Trace};
 use lifecycle::clock::Now;
-use lifecycle::fact::{ExpiryReason, Fact, LeaveReason, Recovered, StoredKind};
+use lifecycle::fact::{ExpiryReason, Fact, LeaveReason, MoveReason, Recovered, StoredKind};
 use lifecycle::frame::FrameDecoder;
 use lifecycle::identity::{CopyReason, Epoch, Incarnation, LogPosition, Name, QueueKey};
 use lifecycle::position::Position;
@@ -166,9 +166,26 @@ impl Core {
         let unnamed_max =
             if nothing_lost { 0 } else { self.state.reserved_messages.max(super::flush::RESERVATION_MIN) };
         let recovered = Recovered { clean, log_end: scan.end, flushed, queues, bad, closed, unnamed_max };
+        let beyond = self.positions_beyond(&recovered.queues);
         self.trace.state(&mut self.state, Fact::Recovered(recovered));
+        for moved in beyond {
+            self.state(moved);
+        }
         self.begin_epoch(now, scan.end)?;
         Ok(RecoveryReport { clean, stated_again, lost, scan, journal_cut_bytes: 0 })
+    }
+
+    /// What moves groups back that are beyond the end of a queue: new messages will have the offsets they had passed.
+    fn positions_beyond(&self, ends: &[(QueueKey, u64, u64)]) -> Vec<Fact> {
+        let moved = |(queue, _, end): &(QueueKey, u64, u64)| {
+            let (queue, to) = (*queue, *end);
+            self.state.groups().filter_map(move |(group, known)| {
+                let from = known.queues.get(&queue)?.position;
+                let (group, actor, reason) = (group.clone(), "".into(), MoveReason::Recovery);
+                (from > to).then_some(Fact::OffsetMoved { group, queue, from, to, reason, actor })
+            })
+        };
+        ends.iter().flat_map(moved).collect()
     }
 
     fn begin_epoch(&mut self, now: Now, log_end: LogPosition) -> StoreResult<()> {

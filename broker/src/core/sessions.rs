@@ -66,6 +66,7 @@ impl Sessions {
             language: info.language.clone(),
             version: info.version,
             connection: info.connection,
+            leases: false,
         })
     }
 
@@ -173,20 +174,19 @@ impl Core {
         if consumer.subscriptions.len() > SUBSCRIPTIONS_MAX {
             return Err(Refusal::BadParameter(format!("at most {SUBSCRIPTIONS_MAX} subscriptions")));
         }
-        let group = self.state.group(&consumer.group);
         for subscription in &consumer.subscriptions {
             super::pull::Filter::parse(subscription)?;
         }
-        let others = group.into_iter().flat_map(|group| &group.members).find(|(member, _)| *member != client);
-        match others {
-            Some((_, other))
-                if (other.model == ConsumeModel::Lease) != (consumer.model == ConsumeModel::Lease) =>
-            {
-                let how = if other.model == ConsumeModel::Lease { "leases" } else { "offsets" };
-                Err(Refusal::WrongConsumeModel(consumer.group.to_string(), how))
-            }
-            _ => Ok(()),
-        }
+        let leases = |model: ConsumeModel| model == ConsumeModel::Lease;
+        let members = self.state.group(&consumer.group).into_iter().flat_map(|group| &group.members);
+        let other_kind = members
+            .filter(|(member, known)| *member != client && leases(known.model) != leases(consumer.model))
+            .find(|(_, known)| {
+                consumer.subscriptions.iter().any(|s| known.subscriptions.contains_key(&s.topic))
+            });
+        let Some((_, known)) = other_kind else { return Ok(()) };
+        let how = if leases(known.model) { "leases" } else { "offsets" };
+        Err(Refusal::WrongConsumeModel(consumer.group.to_string(), how))
     }
 
     /// Tells every member's connection that the membership changed.

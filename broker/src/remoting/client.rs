@@ -125,14 +125,16 @@ pub(super) fn unregister(session: &mut Session, command: &Command, ask: Ask) {
     });
 }
 
-/// Code 38. A client that does not find itself never rebalances, so an empty list is an error it repeats.
+/// Code 38. A client that does not find itself never rebalances, so an empty list is an error it repeats. Each takes its share of the
+/// queues by its place in the list: members that lease, of which 4.x knows nothing, would leave their shares unread.
 pub(super) fn members(session: &mut Session, command: &Command, ask: Ask) {
     let read = GroupQuery::decode(command).map(|header| session.name(header.consumer_group));
     ask.read(read.map_err(Into::into), |group, ask| {
         let nobody = Rejection::new(response::SYSTEM_ERROR, format!("no consumer for this group, {group}"));
         let reply = Box::new(move |answer| match answer {
-            Ok(QueryAnswer::Members(info)) if !info.members.is_empty() => {
-                let ids = info.members.iter().map(|member| member.client.to_string());
+            Ok(QueryAnswer::Members(info)) if info.members.iter().any(|member| !member.leases) => {
+                let sharing = info.members.iter().filter(|member| !member.leases);
+                let ids = sharing.map(|member| member.client.to_string());
                 ask.succeed_with(ConsumerIdList { consumer_id_list: ids.collect() }.encode());
             }
             Ok(_) | Err(Refusal::GroupNotFound(_) | Refusal::GroupNotOnline(_)) => ask.reject(nobody),

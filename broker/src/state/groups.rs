@@ -1,7 +1,7 @@
 //! Owns what the broker knows of consumer groups: members, subscriptions, where each queue starts, how far it is, what is out
 //! under a lease. Changes only through facts.
 
-use super::State;
+use super::{RETRY_PREFIX, State};
 use lifecycle::fact::{ConsumeModel, Fact, MoveReason};
 use lifecycle::identity::{Name, QueueKey, TopicIncarnation};
 use lifecycle::ranges::Ranges;
@@ -198,9 +198,14 @@ impl Group {
             .map(|(expression, version)| (expression, *version))
     }
 
-    /// How its present members consume, if it has any.
-    pub fn model(&self) -> Option<ConsumeModel> {
-        self.members.values().next().map(|member| member.model)
+    /// How its present members consume a topic: by leases or by offsets, never both. `None` while no member subscribes to it. The
+    /// retry topic belongs to those that consume by offsets, who send back, and without them to those that lease.
+    pub fn model_of(&self, topic: &str) -> Option<ConsumeModel> {
+        let members = self.members.values();
+        if topic.starts_with(RETRY_PREFIX) {
+            return members.map(|member| member.model).min_by_key(|model| *model == ConsumeModel::Lease);
+        }
+        members.filter(|member| member.subscriptions.contains_key(topic)).map(|member| member.model).next()
     }
 }
 
@@ -263,7 +268,9 @@ impl State {
             }
             Fact::Filtered { group, queue, ranges, .. } => {
                 // settled for a lease consumer at once; an offset consumer commits over it
-                let leases = self.groups.get(group).and_then(Group::model) == Some(ConsumeModel::Lease);
+                let topic = self.topics.get(&queue.topic).map(|topic| &*topic.config.name);
+                let model = topic.and_then(|topic| self.groups.get(group)?.model_of(topic));
+                let leases = model == Some(ConsumeModel::Lease);
                 let Some(queue) = self.group_queue(group, *queue) else { return };
                 queue.next = queue.next.max(ranges.end().unwrap_or(0));
                 if leases || queue.by_leases {

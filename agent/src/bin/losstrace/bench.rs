@@ -33,13 +33,13 @@ const SYNC_FLUSH_PRODUCERS: [u32; 4] = [1, 16, 64, 256];
 pub(crate) fn run(options: &BenchOptions, common: &Common) -> Result<()> {
     options.check()?;
     if let Some(address) = options.echo_at {
-        return echo::run(address);
+        return echo::run(address, options.protocol);
     }
     let all = match options.preset {
         Some(Preset::JournalCost) => journal_cost(options, common)?,
         Some(Preset::SyncFlush) => sync_flush(options, common)?,
         Some(Preset::Headline) => headline(options, common)?,
-        Some(Preset::GrpcEcho) => grpc_echo(options, common)?,
+        Some(Preset::Echo) => beside_echo(options, common)?,
         None if options.paired.len() == 2 => {
             paired(options, common, (&options.paired[0], &options.paired[1]))?
         }
@@ -140,17 +140,21 @@ fn headline(options: &BenchOptions, common: &Common) -> Result<Vec<Series>> {
     Ok(all)
 }
 
-/// Broker and echo in turn.
-fn grpc_echo(options: &BenchOptions, common: &Common) -> Result<Vec<Series>> {
-    let options = BenchOptions { protocol: Protocol::Grpc, ..options.clone() };
-    let targets = [Target::start(&options, common, &[])?, Target::start_echo()?];
-    let mut sides =
-        [options.label(), format!("bare echo x{}, {} B", options.producers, options.size)].map(Series::new);
-    in_turn(options.rounds, |side| {
-        sides[side].rounds.push(round::run(&targets[side], &options)?.sending);
-        Ok(())
-    })?;
-    let [mut broker, echo] = sides;
-    broker.notes = compare(&broker, &echo);
-    Ok(vec![broker, echo])
+/// Broker and echo in turn, for both protocols.
+fn beside_echo(options: &BenchOptions, common: &Common) -> Result<Vec<Series>> {
+    let mut all = Vec::new();
+    for protocol in [Protocol::Remoting, Protocol::Grpc] {
+        let options = BenchOptions { protocol, ..options.clone() };
+        let targets = [Target::start(&options, common, &[])?, Target::start_echo(protocol)?];
+        let bare = format!("bare {} echo x{}, {} B", protocol.text(), options.producers, options.size);
+        let mut sides = [options.label(), bare].map(Series::new);
+        in_turn(options.rounds, |side| {
+            sides[side].rounds.push(round::run(&targets[side], &options)?.sending);
+            Ok(())
+        })?;
+        let [mut broker, echo] = sides;
+        broker.notes = compare(&broker, &echo);
+        all.extend([broker, echo]);
+    }
+    Ok(all)
 }

@@ -122,6 +122,14 @@ pub(crate) enum Question {
         #[command(flatten)]
         how: How,
     },
+    /// What each promise is really worth, and what would help: of a running broker, or of a configuration
+    Doctor {
+        /// Look at the configuration alone, and ask nobody
+        #[arg(long)]
+        offline: bool,
+        #[command(flatten)]
+        how: How,
+    },
 }
 
 #[derive(Args, Debug)]

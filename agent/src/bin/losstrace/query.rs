@@ -4,6 +4,7 @@
 use crate::LOSSES_OPEN;
 use crate::cli::{Format, How, Question, WhichLosses};
 use crate::config::Settings;
+use crate::doctor;
 use crate::tables;
 use agent::http::desk::FoundMessage;
 use agent::http::paging::LIMIT_MAX;
@@ -63,6 +64,20 @@ pub(crate) fn run(settings: &Settings, question: &Question) -> Result<u8> {
             let ask = ask(how);
             let answer: Envelope<ExposureReport> = ask.get("/api/v1/exposure")?;
             ask.show(&answer, tables::exposure)?;
+            ask.open_losses("")?
+        }
+        Question::Doctor { offline: true, how } => {
+            let findings = doctor::of_configuration(settings);
+            match how.output {
+                Format::Json => println!("{}", serde_json::to_string_pretty(&findings)?),
+                Format::Table => println!("{}", tables::findings(&findings)),
+            }
+            false
+        }
+        Question::Doctor { offline: false, how } => {
+            let ask = ask(how);
+            let answer: Envelope<ExposureReport> = ask.get("/api/v1/exposure")?;
+            ask.show(&answer, |report| tables::findings(&report.findings))?;
             ask.open_losses("")?
         }
     };

@@ -1,7 +1,8 @@
 //! Owns how answers look in a terminal: one table per question, and first of all what the answer rests on.
 
 use agent::report::views::{
-    BalanceRow, DlqRow, Envelope, ExposureReport, GroupRow, LossItem, MessageTimeline, Stage, TopicRow,
+    BalanceRow, DlqRow, Envelope, ExposureFinding, ExposureReport, GroupRow, LossItem, MessageTimeline,
+    Stage, TopicRow,
 };
 use comfy_table::{Table, presets};
 use time::OffsetDateTime;
@@ -201,6 +202,26 @@ pub(crate) fn exposure(report: &ExposureReport) -> String {
         report.unnamed_messages_max,
         print(&table, "no findings")
     )
+}
+
+/// Findings with their remedies: a paragraph each, the worst first.
+pub(crate) fn findings(findings: &[ExposureFinding]) -> String {
+    let rank = |severity: &str| ["critical", "warning", "info"].iter().position(|known| *known == severity);
+    let mut worst_first: Vec<&ExposureFinding> = findings.iter().collect();
+    worst_first.sort_by_key(|row| rank(&row.severity));
+    let paragraphs: Vec<String> = worst_first.into_iter().map(paragraph).collect();
+    if paragraphs.is_empty() { "no findings".to_owned() } else { paragraphs.join("\n") }
+}
+
+fn paragraph(row: &ExposureFinding) -> String {
+    let about = [("topic", &row.topic), ("group", &row.group), ("setting", &row.setting)];
+    let about: Vec<String> = about
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| format!("{name} {value}"))
+        .collect();
+    let about = if about.is_empty() { String::new() } else { format!(" ({})", about.join(", ")) };
+    format!("{}: {}{about}\n  {}\n  remedy: {}", row.severity, row.finding, row.text, row.remedy)
 }
 
 /// One message's walk through its stages.

@@ -47,7 +47,7 @@ impl BrokerBooks {
                 }
                 silent = queue.bad.clone();
             }
-            self.cut_queue(*key, (*min, *end), closed_epoch, &remade);
+            self.cut_queue(*key, (*min, *end), closed_epoch, &remade, unnamed);
         }
         for (key, ranges) in &recovered.bad {
             for (from, to, epoch) in self.bad_records(*key, ranges) {
@@ -159,16 +159,33 @@ impl BrokerBooks {
         taken
     }
 
-    fn cut_queue(&mut self, key: QueueKey, kept: (u64, u64), closed_epoch: u64, remade: &Ranges) {
+    fn cut_queue(
+        &mut self,
+        key: QueueKey,
+        kept: (u64, u64),
+        closed_epoch: u64,
+        remade: &Ranges,
+        unnamed: u64,
+    ) {
         let (min, end) = kept;
         let Some(queue) = self.queues.get_mut(&key) else { return };
         let old_max = queue.max;
         queue.recover(min, end, closed_epoch);
         let hidden = queue.max.saturating_sub(old_max);
         let owners = queue.owners.clone();
+        if unnamed > 0 {
+            // what was told last of deliveries and commits did not survive
+            queue.untrusted_below = queue.untrusted_below.max(end);
+        }
         self.store.stored += hidden;
         self.store.flushed += hidden;
         self.queue_changed(key);
+        if unnamed > 0 || end < old_max {
+            let reach = old_max.max(end).saturating_add(unnamed);
+            for owner in &owners {
+                self.with_group_queue(owner, key, |books, _, _| books.may_have_passed(end, reach));
+            }
+        }
         if end >= old_max {
             return;
         }

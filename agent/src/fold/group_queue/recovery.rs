@@ -6,6 +6,17 @@ use crate::fold::marks::{Mark, State};
 use lifecycle::ranges::Ranges;
 
 impl GroupQueue {
+    /// Messages up to `reach` may have stood in the queue before recovery cut it, at `end`.
+    pub fn may_have_passed(&mut self, end: u64, reach: u64) {
+        let reach = reach.max(self.position);
+        if reach <= end {
+            return;
+        }
+        let is_open = self.floor < self.passed_before;
+        self.reused_from = if is_open { self.reused_from.min(end) } else { end };
+        self.passed_before = if is_open { self.passed_before.max(reach) } else { reach };
+    }
+
     /// Recovery cut the queue at `end`, from `old_max`: what was open there is lost with the store's copy, what a member
     /// holds is undecided, and the debts of copies that will be made again move on. Offsets from `end` on will be used again.
     pub fn cut(&mut self, end: u64, old_max: u64, remade: &Ranges, bounds: Bounds) {

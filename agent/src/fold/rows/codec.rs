@@ -326,9 +326,11 @@ impl Row for GroupQueue {
     /// Everything but the marks and how debts ended.
     fn put(&self, out: &mut Vec<u8>) {
         let counts = self.counts;
-        for value in [self.start, self.position, self.floor, self.owed_extra, self.before_membership] {
+        for value in [self.start, self.position, self.floor, self.owed_extra] {
             value.put(out);
         }
+        (self.reused_from, self.passed_before).put(out);
+        self.before_membership.put(out);
         for value in [counts.settled, counts.filtered, counts.moved, counts.dead_lettered] {
             value.put(out);
         }
@@ -351,6 +353,8 @@ impl Row for GroupQueue {
             position: Row::get(row)?,
             floor: Row::get(row)?,
             owed_extra: Row::get(row)?,
+            reused_from: Row::get(row)?,
+            passed_before: Row::get(row)?,
             before_membership: Row::get(row)?,
             counts: Counts {
                 settled: Row::get(row)?,

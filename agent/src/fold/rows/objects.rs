@@ -351,7 +351,7 @@ impl BrokerBooks {
     }
 
     /// Derives what is not in rows, after all of them were read.
-    pub(super) fn restored(&mut self) {
+    pub(super) fn restored(&mut self) -> Result<(), RowError> {
         self.timers.touched.clear();
         let names = self.topics.iter().map(|(key, topic)| (topic.configured.name.clone(), *key));
         self.names = names.collect();
@@ -364,7 +364,12 @@ impl BrokerBooks {
                     queue.owners.push(name.clone());
                 }
             }
+            for (key, books) in &group.queues {
+                let max = self.queues.get(key).map_or(0, |queue| queue.max);
+                books.contradiction(max).map_or(Ok(()), |what| Err(RowError::Contradiction(what)))?;
+            }
         }
+        Ok(())
     }
 }
 

@@ -77,9 +77,13 @@ impl Core {
                 what: "reading by this group",
             });
         }
-        if group.and_then(|group| group.model()).is_some_and(|model| model != ConsumeModel::Lease) {
+        let leases = |topic: &str| {
+            group.and_then(|group| group.model_of(topic)).is_none_or(|model| model == ConsumeModel::Lease)
+        };
+        if !leases(&receive.topic) {
             return Err(Refusal::WrongConsumeModel(receive.group.to_string(), "offsets"));
         }
+        let serves_retries = leases(RETRY_PREFIX);
         if receive.queue_id.is_some_and(|id| id >= count) {
             return Err(Refusal::QueueNotFound {
                 topic: receive.topic.to_string(),
@@ -90,7 +94,9 @@ impl Core {
         let asked = receive.queue_id.map_or(0..count, |id| id..id + 1);
         let mut queues: Vec<(QueueKey, bool)> =
             asked.map(|queue_id| (QueueKey { topic: incarnation, queue_id }, false)).collect();
-        queues.extend(self.retry_queues(&receive.group).map(|queue| (queue, true)));
+        if serves_retries {
+            queues.extend(self.retry_queues(&receive.group).map(|queue| (queue, true)));
+        }
         for (queue, _) in queues.iter().filter(|(_, retry)| *retry) {
             self.start_group(&receive.group, *queue, 0, StartReason::RetryTopic);
         }

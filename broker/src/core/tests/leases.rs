@@ -117,6 +117,30 @@ fn leases_and_offsets_exclude_each_other_while_a_member_lives() {
 }
 
 #[test]
+fn one_group_may_lease_one_topic_and_pull_another_whoever_comes_first_after_a_restart() {
+    for first_leases in [true, false] {
+        let mut bench = Bench::new(small());
+        bench.send("t", "A").unwrap();
+        bench.send("u", "B").unwrap();
+        let members = [("z-leases", "t", ConsumeModel::Lease), ("a-pulls", "u", ConsumeModel::Clustering)];
+        let join = |bench: &mut Bench, which: usize| {
+            let (client, topic, model) = members[which];
+            bench.heartbeat_for(client, "g", topic, "*", model).unwrap();
+        };
+        let order = if first_leases { [0, 1] } else { [1, 0] };
+        order.iter().for_each(|which| join(&mut bench, *which));
+        bench.kill();
+        order.iter().for_each(|which| join(&mut bench, *which));
+        assert_eq!(leased(&bench.receive("z-leases", "g", "t", 10_000)), [("A".into(), 1)]);
+        let pulled = bench.ask(|reply| Request::Pull(pull("a-pulls", "g", "u", 0, 0), reply)).unwrap();
+        assert_eq!(ids(&pulled.records), ["B"]);
+        bench.commit("a-pulls", "g", "u", 0, 1).unwrap();
+        let other = bench.ask(|reply| Request::Pull(pull("a-pulls", "g", "t", 0, 0), reply));
+        assert!(matches!(other, Err(Refusal::WrongConsumeModel(..))), "not the other one's topic");
+    }
+}
+
+#[test]
 fn an_attempt_that_is_made_again_is_given_the_same_again_and_no_other_attempt_is() {
     let mut bench = Bench::new(small());
     bench.send("t", "A").unwrap();

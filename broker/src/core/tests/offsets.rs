@@ -334,3 +334,33 @@ fn two_clients_of_one_id_are_one_member_and_the_group_still_gets_everything() {
     bench.turn(vec![Request::Disconnected(ConnectionId(5))]);
     assert!(bench.facts().iter().any(left));
 }
+
+#[test]
+fn a_position_beyond_what_a_power_cut_left_is_moved_back_and_that_is_said() {
+    let mut cut = 0;
+    for seed in 0..20 {
+        let mut bench = Bench::new(small());
+        bench.heartbeat("c", "g", "t", ConsumeModel::Clustering);
+        for id in ["A", "B", "C"] {
+            bench.send("t", id).unwrap();
+        }
+        assert_eq!(bench.pull("c", "g", "t", 0, 0).records.len(), 3);
+        bench.commit("c", "g", "t", 0, 3).unwrap();
+        // the journal is on disk, the log is not
+        bench.pass(150);
+        bench.power_cut(seed);
+        let end = bench.queue_ends("t")[0];
+        let said: Vec<(u64, u64)> = bench
+            .facts()
+            .into_iter()
+            .filter_map(|fact| match fact {
+                Fact::OffsetMoved { from, to, reason: MoveReason::Recovery, .. } => Some((from, to)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(said, if end < 3 { vec![(3, end)] } else { vec![] }, "seed {seed}");
+        assert_eq!(bench.position("g", "t", 0), end.min(3));
+        cut += u64::from(end < 3);
+    }
+    assert!(cut > 0, "some cut takes something");
+}

@@ -220,6 +220,7 @@ fn members_and_their_connections() {
         language: "JAVA".into(),
         version: 409,
         connection: ConnectionId(connection),
+        leases: false,
     };
     let info = GroupInfo {
         members: vec![member("c@1", 7), member("c@2", 1 << 63)],

@@ -76,8 +76,8 @@ pub(crate) enum Preset {
     SyncFlush,
     /// 64 waiting producers, 1 KiB, SYNC and ASYNC, both protocols
     Headline,
-    /// The gRPC edge beside a bare gRPC echo
-    GrpcEcho,
+    /// Each edge beside a bare echo of its protocol: a server that reads requests, and answers
+    Echo,
 }
 
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,7 +148,7 @@ pub(crate) struct BenchOptions {
     pub preset: Option<Preset>,
     #[arg(long = "format", value_enum, default_value_t = Output::Table)]
     pub output: Output,
-    /// Run the bare gRPC echo at this address (the other process of --preset grpc-echo)
+    /// Run the bare echo of --protocol at this address (the other process of --preset echo)
     #[arg(long, hide = true, value_name = "HOST:PORT")]
     pub echo_at: Option<SocketAddr>,
 }

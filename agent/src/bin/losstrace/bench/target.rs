@@ -1,7 +1,7 @@
 //! Owns the process that is measured: a fresh broker in a temporary folder (removed at the end), or one that runs already; and
 //! the readings of what it costs. Never makes load.
 
-use super::options::BenchOptions;
+use super::options::{BenchOptions, Protocol};
 use crate::cli::Common;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
@@ -81,10 +81,11 @@ impl Target {
     }
 
     /// Starts the bare echo in a process of its own.
-    pub(crate) fn start_echo() -> Result<Target> {
+    pub(crate) fn start_echo(protocol: Protocol) -> Result<Target> {
         let [address] = free_addresses::<1>()?;
         let mut command = Command::new(std::env::current_exe().context("where is this binary?")?);
         command.arg("bench").arg("--echo-at").arg(address.to_string());
+        command.arg("--protocol").arg(protocol.text());
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
         let (grpc, pid) = (Some(address), Some(child.id()));
         let target = Target { remoting: address, grpc, http: None, pid, child: Some(child), folder: None };
