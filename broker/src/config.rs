@@ -70,6 +70,12 @@ pub struct Config {
     pub replication_timeout_ms: u64,
     /// Where a SLAVE finds its master's replication port.
     pub master_address: Option<SocketAddr>,
+    /// Replication ports of all other members of the replica group. With them a member finds its master by itself, a promotion and a
+    /// restarted master first ask the others, and two masters cannot both confirm under SYNC_MASTER. Each member runs alone, with a
+    /// `replica_id` and a replication port of its own.
+    pub members: Vec<SocketAddr>,
+    /// What a SLAVE becomes when it is promoted: `SYNC_MASTER` or `ASYNC_MASTER`.
+    pub promoted_role: BrokerRole,
     /// This member's name in its replica group; a SLAVE needs one that no other member has.
     pub replica_id: String,
 }
@@ -184,6 +190,8 @@ impl Default for Config {
             replica_ack: ReplicaAck::Flushed,
             replication_timeout_ms: 3 * SECOND,
             master_address: None,
+            members: Vec::new(),
+            promoted_role: BrokerRole::SyncMaster,
             replica_id: String::new(),
         }
     }
@@ -245,12 +253,26 @@ impl Config {
         let timeout = (1..=60_000).contains(&self.replication_timeout_ms);
         check(timeout, "replication_timeout_ms", "must be 1 to 60000");
         let slave = self.broker_role == BrokerRole::Slave;
-        check(!slave || self.master_address.is_some(), "master_address", "a SLAVE needs one: HOST:PORT");
+        let reaches = self.master_address.is_some() || !self.members.is_empty();
+        check(
+            !slave || reaches,
+            "master_address",
+            "a SLAVE needs one: HOST:PORT, or the addresses of all members",
+        );
+        let few = self.members.len() <= crate::replication::followers::REPLICAS_MAX;
+        check(few, "members", "must be at most 16 others");
+        let promoted = self.promoted_role != BrokerRole::Slave;
+        check(promoted, "promoted_role", "must be SYNC_MASTER or ASYNC_MASTER");
+        let n = 1 + self.members.len() as u32;
+        let enough = self.members.is_empty() || self.in_sync_replicas <= n;
+        check(enough, "in_sync_replicas", "must not be more than there are members");
         let nobody = self.master_address.is_none() || slave;
         check(nobody, "master_address", "is for a SLAVE; remove it, or set broker_role = \"SLAVE\"");
         let named = self.replica_id.is_empty() || valid_name(&self.replica_id);
         check(named, "replica_id", "must be 1 to 127 letters, digits, '-' or '_'");
-        check(!slave || !self.replica_id.is_empty(), "replica_id", "a SLAVE needs one, its own");
+        let anonymous = self.replica_id.is_empty();
+        check(!slave || !anonymous, "replica_id", "a SLAVE needs one, its own");
+        check(slave || self.members.is_empty() || !anonymous, "replica_id", "a member needs one, its own");
         let journal = self.broker_role == BrokerRole::AsyncMaster || self.journal;
         check(journal, "journal", "a SYNC_MASTER or a SLAVE cannot do without it");
     }

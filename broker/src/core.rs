@@ -16,6 +16,7 @@ mod queries;
 mod recovery;
 mod replicas;
 mod retention;
+mod role;
 mod send;
 mod sendback;
 mod sessions;
@@ -34,6 +35,7 @@ pub use snapshot::{Job, JobDone};
 use crate::api::{ReplyFn, Request};
 use crate::config::Config;
 use crate::replication::followers::Followers;
+use crate::replication::mastership::Mandate;
 use crate::state::State;
 use crate::trace::Trace;
 use append::PendingAppends;
@@ -69,6 +71,8 @@ pub struct CoreParts {
     pub store_host: std::net::SocketAddr,
     /// Names the machine's present boot: after a crash in the same one, everything written is still there. `None`: not known.
     pub boot: Option<String>,
+    /// This member's part and promise, where somebody has said anything.
+    pub mandate: Option<Mandate>,
 }
 
 /// Numbers for operators, counted since this run started.
@@ -114,6 +118,8 @@ pub struct Core {
     followers: Followers,
     /// As a SLAVE.
     following: Option<slave::Following>,
+    /// No master whose epoch number is below this one is followed; as a master: above our own epoch, another one is to come.
+    promised: u64,
     /// When a position that a replica has received was last stated.
     replicated_stated_ms: u64,
     waiting: WaitingPulls,
@@ -157,7 +163,7 @@ impl Core {
         // sends first: their records, one write, their facts; then everybody who may read them
         let mut later = Vec::new();
         let mut looks = Vec::new();
-        let is_slave = self.following.is_some();
+        let is_slave = self.is_passive();
         for request in requests.drain(..) {
             let request = match is_slave {
                 true => self.refuse_on_slave(request),
@@ -302,7 +308,7 @@ impl Core {
 
     fn next_wake(&self, now: Now) -> Option<u64> {
         let wall_to_mono = |wall: u64| now.mono_ms + wall.saturating_sub(now.wall_ms);
-        let is_slave = self.following.is_some();
+        let is_slave = self.is_passive();
         [
             self.next_timer_ms(now).filter(|_| !is_slave),
             self.leases.next_end_ms().map(wall_to_mono).filter(|_| !is_slave),

@@ -38,7 +38,7 @@ impl Server {
             },
             dir: PathBuf::from("/broker"),
             disk: Arc::new(disk.clone()),
-            incarnation: Incarnation([7; 16]),
+            runs: Arc::new(|| Incarnation([7; 16])),
             clock: clock(),
             boot: None,
         };

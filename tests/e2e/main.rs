@@ -8,6 +8,7 @@ mod crash;
 mod cross;
 mod demo;
 mod exposition;
+mod failover;
 mod grpc;
 mod harness;
 mod load;

@@ -24,7 +24,7 @@ const TOPIC: &str = "replicated";
 const ANSWERS: usize = 30;
 
 /// Log files by name.
-fn log_files(stand: &Stand) -> Result<BTreeMap<String, Vec<u8>>> {
+pub(crate) fn log_files(stand: &Stand) -> Result<BTreeMap<String, Vec<u8>>> {
     let folder = stand.data_dir().join("broker/commitlog");
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
@@ -34,7 +34,7 @@ fn log_files(stand: &Stand) -> Result<BTreeMap<String, Vec<u8>>> {
     Ok(files)
 }
 
-fn wait_same(master: &Stand, replica: &Stand) -> Result<()> {
+pub(crate) fn wait_same(master: &Stand, replica: &Stand) -> Result<()> {
     wait::until_ok("the replica's log to be the master's", CATCH_UP_LIMIT, || {
         let (ours, theirs) = (log_files(master)?, log_files(replica)?);
         let bytes = |files: &BTreeMap<String, Vec<u8>>| files.values().map(Vec::len).sum::<usize>();
@@ -50,7 +50,7 @@ fn statuses(events: &Events, from: usize, status: &str) -> usize {
     later.filter(|line| line.event == "sent" && line.status.as_deref() == Some(status)).count()
 }
 
-fn wait_status(producer: &mut Client, status: &str) -> Result<()> {
+pub(crate) fn wait_status(producer: &mut Client, status: &str) -> Result<()> {
     let from = producer.events().0.len();
     producer.wait_for(&format!("answers {status}"), LIMIT, |events| statuses(events, from, status) >= ANSWERS)
 }
@@ -67,7 +67,7 @@ fn replica(number: u32, master: &Port) -> Result<Stand> {
 }
 
 /// Every body that was answered OK is in the log's bytes.
-fn check_holds(stand: &Stand, events: &Events) -> Result<()> {
+pub(crate) fn check_holds(stand: &Stand, events: &Events) -> Result<()> {
     let bytes: Vec<u8> = log_files(stand)?.into_values().flatten().collect();
     let text = String::from_utf8_lossy(&bytes);
     for body in events.sent().keys() {

@@ -150,7 +150,7 @@ impl Stand {
         self.number.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn losstrace(&self) -> Result<Command> {
+    pub fn losstrace(&self) -> Result<Command> {
         let mut command = Command::new(binary()?);
         // A developer's own settings must not reach the product under test.
         for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("LOSSTRACE_"))

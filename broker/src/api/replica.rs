@@ -18,8 +18,8 @@ pub enum ReplicaEvent {
 
 /// What a master sends to its replica.
 pub enum FromMaster {
-    /// The connection stands; where it starts.
-    Welcome(Welcome),
+    /// The connection stands; where it starts. `copies`: to somebody who is no master, for a copy of what it has.
+    Welcome { welcome: Welcome, copies: bool },
     /// A piece of the log.
     Log { position: LogPosition, readable: LogPosition, bytes: Bytes },
     /// Journal frames of one run.

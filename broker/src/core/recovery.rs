@@ -6,16 +6,18 @@
 //! `Recovered`, `EpochStarted`); sync log and journal; only then is the epoch's first append possible.
 
 use super::append::{index_keys, tag_hash};
+use super::slave::newer_table;
 use super::snapshot::{self, Snapshot, SnapshotState};
-use super::topics::queue_index;
+use super::topics::{PERM_READ_WRITE, queue_index};
 use super::{Core, CoreParts, Counters};
 use super::{flush::FlushState, lease, retention::RetentionState, sessions::Sessions};
 use crate::config::{BrokerRole, Config, ReplicaAck};
+use crate::replication::copy::ReplicaCopy;
 use crate::replication::followers::{AckKind, Followers};
 use crate::state::{DEAD_LETTER_PREFIX, RETRY_PREFIX, SCHEDULE_TOPIC, State};
 use crate::trace::{StoredMessageFact, Trace};
 use lifecycle::clock::Now;
-use lifecycle::fact::{ExpiryReason, Fact, LeaveReason, MoveReason, Recovered, StoredKind};
+use lifecycle::fact::{ExpiryReason, Fact, LeaveReason, MoveReason, Recovered, StoredKind, TopicConfigured};
 use lifecycle::frame::FrameDecoder;
 use lifecycle::identity::{CopyReason, Epoch, Incarnation, LogPosition, Name, QueueKey};
 use lifecycle::position::Position;
@@ -69,12 +71,17 @@ impl Core {
         let (mut last_boot, booted, _) = Checkpoint::open(disk.as_ref(), &parts.dir, "boot")?;
         let same_boot = boot.is_some()
             && booted.map(|saved| saved.payload) == boot.as_ref().map(|b| b.clone().into_bytes());
-        let snapshot = saved.map(|saved| snapshot::decode(&saved.payload, &parts.dir)).transpose()?;
+        let snapshot = snapshot::read(saved.as_ref(), &parts.dir)?;
         let config = JournalConfig::new(parts.dir.join("journal"));
         let (journal, journal_report) = Journal::open(disk.clone(), config, parts.incarnation, now.wall_ms)?;
-        let replayed = replay(&journal.view(), snapshot.as_ref(), parts.incarnation)?;
+        let mut replayed = replay(&journal.view(), snapshot.as_ref(), parts.incarnation)?;
+        let accepted = ReplicaCopy::accepted(disk.as_ref(), &parts.dir)?;
+        replayed.epochs = newer_table(accepted, &replayed.epochs);
+        // what a replica was not sent, nobody here can have noticed
+        let was_replica = parts.mandate.is_some_and(|mandate| !mandate.wrote_last);
+        let same_boot = same_boot && !was_replica;
         let mut core = Self::assemble(parts, folder, checkpoint, journal, &replayed, now)?;
-        let mut report = core.recover(now, replayed, same_boot)?;
+        let mut report = core.recover(now, replayed, (same_boot, was_replica))?;
         if let Some(boot) = boot {
             last_boot.save(boot.as_bytes())?;
         }
@@ -106,6 +113,7 @@ impl Core {
         let mut core = Core {
             followers: followers(&parts.config),
             following: None,
+            promised: parts.mandate.map_or(0, |mandate| mandate.promised),
             replicated_stated_ms: now.mono_ms,
             flush: FlushState::new(replayed.state.flushed, now),
             snapshot: SnapshotState::new(checkpoint, now, replayed.log_end, interval),
@@ -142,8 +150,13 @@ impl Core {
         Ok(core)
     }
 
-    fn recover(&mut self, now: Now, replayed: Replayed, same_boot: bool) -> StoreResult<RecoveryReport> {
-        let Replayed { state, base, log_end: queues_from, clean, closed, holes, .. } = replayed;
+    fn recover(
+        &mut self,
+        now: Now,
+        replayed: Replayed,
+        (same_boot, was_replica): (bool, bool),
+    ) -> StoreResult<RecoveryReport> {
+        let Replayed { state, base, log_end: queues_from, clean, closed, holes, epochs, .. } = replayed;
         let flushed = state.flushed;
         self.state = state;
         let whole = LogPosition(u64::MAX);
@@ -151,9 +164,16 @@ impl Core {
         let bad: Vec<(QueueKey, Ranges)> = bad.into_iter().collect();
         let clean = clean && scan.torn_bytes == 0 && scan.damaged.is_empty() && again.is_empty();
         let stated_again = again.len() as u64;
+        let known_end = self.state.log_end;
         for record in again {
+            self.state_its_epoch(&record, &epochs);
+            if record.logged.commitlog_offset >= known_end {
+                self.state_its_topic(&record);
+            }
             self.state_again(record);
         }
+        // the master this copy was of may have had more on its disk
+        let flushed = if was_replica { flushed.min(scan.end) } else { flushed };
         let mut queues = Vec::new();
         let mut lost = 0;
         for (queue, bounds) in self.state.queues().collect::<Vec<_>>() {
@@ -190,7 +210,9 @@ impl Core {
 
     fn begin_epoch(&mut self, now: Now, log_end: LogPosition) -> StoreResult<()> {
         let incarnation = self.trace.position().incarnation;
-        let epoch = Epoch { number: self.state.epoch.number + 1, incarnation };
+        let newest = self.log.epochs().last().map_or(0, |(epoch, _)| epoch.number);
+        let number = (newest.max(self.state.epoch.number) + 1).max(self.promised);
+        let epoch = Epoch { number, incarnation };
         let started = lifecycle::fact::EpochStarted { epoch, log_start: log_end, ..self.epoch_started() };
         self.state(Fact::EpochStarted(started));
         self.leave_all();
@@ -268,6 +290,38 @@ impl Core {
         Ok(found)
     }
 
+    /// Records of an epoch that a replica has accepted, and whose first frame never came.
+    fn state_its_epoch(&mut self, again: &Again, epochs: &[(Epoch, LogPosition)]) {
+        let number = again.logged.epoch_number;
+        if number <= self.state.epoch.number {
+            return;
+        }
+        if let Some((epoch, log_start)) = epochs.iter().find(|(epoch, _)| epoch.number == number).copied() {
+            let started = lifecycle::fact::EpochStarted { epoch, log_start, ..self.epoch_started() };
+            self.state(Fact::EpochStarted(started));
+        }
+    }
+
+    /// The record names its topic: one whose making did not reach the journal, with an answered message in it, is made again.
+    fn state_its_topic(&mut self, again: &Again) {
+        let Ok((message, _)) = StoredMessage::decode(&again.logged.record) else { return };
+        if self.state.topic_of(again.queue.topic).is_some() {
+            return;
+        }
+        let made_for_one =
+            message.topic.starts_with(RETRY_PREFIX) || message.topic.starts_with(DEAD_LETTER_PREFIX);
+        let queues = if made_for_one { 1 } else { self.config.default_queues };
+        let queues = queues.max(again.queue.queue_id + 1);
+        self.state(Fact::TopicConfigured(TopicConfigured {
+            topic: again.queue.topic,
+            name: message.topic.into(),
+            read_queues: queues,
+            write_queues: queues,
+            perm: PERM_READ_WRITE,
+            message_type: "MIXED".into(),
+        }));
+    }
+
     fn state_again(&mut self, again: Again) {
         let Ok((message, len)) = StoredMessage::decode(&again.logged.record) else { return };
         let topic =
@@ -343,7 +397,7 @@ impl Dispatch<'_> {
         }
         let gap = *end..offset;
         *end = offset + 1;
-        let index = queue_index(self.state, self.queues, queue)?;
+        let index = queue_index(self.state, self.queues, queue, message.topic)?;
         if first && self.queues.max_offset(index) == 0 && offset > 0 {
             self.queues.reset_to(index, offset)?;
         }
@@ -355,9 +409,12 @@ impl Dispatch<'_> {
             let unit = Unit { commitlog_offset: logged.commitlog_offset.0 - 1, size: 1, tag_hash: 0 };
             self.queues.append(index, damaged, unit)?;
         }
-        let waits =
-            self.state.topic_of(queue.topic).is_some_and(|t| t.config.name.as_ref() == SCHEDULE_TOPIC);
-        let tag_hash = if waits { due_of(&message) as i64 } else { tag_hash(message.properties.known()) };
+        let name = self.state.topic_of(queue.topic).map_or(message.topic, |topic| &topic.config.name);
+        let tag_hash = if name == SCHEDULE_TOPIC {
+            due_of(&message) as i64
+        } else {
+            tag_hash(message.properties.known())
+        };
         let unit = Unit { commitlog_offset: logged.commitlog_offset.0, size: len as u32, tag_hash };
         self.queues.append(index, offset, unit)?;
         if offset >= self.state.bounds(queue).max_offset {

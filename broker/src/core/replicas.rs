@@ -12,6 +12,9 @@ use lifecycle::identity::{LogPosition, Name};
 impl Core {
     pub(super) fn replica_event(&mut self, now: Now, event: ReplicaEvent) {
         match event {
+            ReplicaEvent::Joined { reply, .. } if self.is_passive() => {
+                self.answer(reply, Err(FollowerError::NoMaster))
+            }
             ReplicaEvent::Joined { id, at, reply } => {
                 let joined = self.followers.joined(&id, at);
                 tracing::info!(replica = %id, at = at.0, ?joined, "a replica is connected");
@@ -37,6 +40,9 @@ impl Core {
         (received, flushed): (LogPosition, LogPosition),
     ) -> Result<(), FollowerError> {
         let before: Follower = self.followers.acked(id, sent, (received, flushed))?;
+        if self.is_passive() {
+            return Ok(()); // another epoch is to come: whether it will have these is not ours to say
+        }
         // "received" is said by each chunk: where nobody waits for it, now and then is enough
         let waited_for = self.config.broker_role == BrokerRole::SyncMaster;
         let aged = now.mono_ms >= self.replicated_stated_ms + self.config.journal_flush_interval_ms;

@@ -146,7 +146,7 @@ impl Core {
     }
 
     pub(super) fn check_writable(&self) -> Answer<()> {
-        if self.following.is_some() {
+        if self.is_passive() {
             return Err(Refusal::NotAvailable("this broker is a SLAVE: it takes no messages".into()));
         }
         if self.flush.journal_blocked {

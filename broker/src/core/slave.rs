@@ -4,13 +4,12 @@
 use super::append::{index_keys, tag_hash};
 use super::flush::FlushState;
 use super::recovery::{Fold, RecoveryReport, Replayed, due_of};
+use super::snapshot::{self, Snapshot};
 use super::{Core, CoreParts};
-use crate::api::{Answer, FromMaster, Refusal, ReplyFn, Request};
-use crate::config::BrokerRole;
-use crate::replication::copy::ReplicaCopy;
-use crate::replication::epochs::LogView;
+use crate::api::{Answer, FromMaster, Refusal, ReplyFn};
+use crate::replication::copy::{ReplicaCopy, SnapshotPlace, WelcomeError};
+use crate::replication::epochs::EpochRow;
 use crate::replication::frame::{Hello, JournalFrame, Welcome};
-use crate::replication::{Head, Progress};
 use crate::state::SCHEDULE_TOPIC;
 use bytes::Bytes;
 use lifecycle::clock::Now;
@@ -21,7 +20,7 @@ use store::checkpoint::Checkpoint;
 use store::commit_log::LoggedRecord;
 use store::commit_log::copy::CopyError;
 use store::consume_queue::Unit;
-use store::error::{ErrorKind, Result as StoreResult, StoreError};
+use store::error::{Result as StoreResult, StoreError};
 use store::folder::Folder;
 use store::index::{IndexConfig, KeyIndex};
 use store::journal::{Journal, JournalConfig, JournalItem, JournalView};
@@ -32,7 +31,7 @@ const DISPATCH_BYTES: u64 = 4 * 1024 * 1024;
 
 /// What a core has as a SLAVE.
 pub(super) struct Following {
-    copy: ReplicaCopy,
+    pub(super) copy: ReplicaCopy,
     decoder: FrameDecoder,
     run: Incarnation,
     /// Below this, consume queues and index have every record.
@@ -41,6 +40,9 @@ pub(super) struct Following {
     readable: LogPosition,
     /// The master waits for our disk.
     pub(super) flush_at_once: bool,
+    /// The epoch of the master it follows, and whether it only takes a copy from somebody.
+    master_epoch: u64,
+    copies: bool,
     /// Journal frames wait for a sync since then.
     pub(super) unsynced_since_ms: Option<u64>,
 }
@@ -59,26 +61,18 @@ impl Core {
         let disk = parts.disk.clone();
         let folder = Folder::open(disk.as_ref(), &parts.dir, "broker")?;
         let (checkpoint, saved, _) = Checkpoint::open(disk.as_ref(), &parts.dir, "snapshot")?;
-        // without the epochs a replica accepted, no record of its log would count as valid
-        let holds = |name: &str| -> StoreResult<bool> {
-            let folder = parts.dir.join(name);
-            disk.create_dir_all(&folder)?;
-            Ok(disk.list(&folder)?.iter().any(|entry| entry.len > 0))
+        let snapshot = snapshot::read(saved.as_ref(), &parts.dir)?;
+        let was_master = match parts.mandate {
+            Some(mandate) => mandate.wrote_last,
+            None => !ReplicaCopy::is_in(disk.as_ref(), &parts.dir)?,
         };
-        let was_master = saved.is_some() || holds("commitlog")? || holds("journal")?;
-        if was_master && !ReplicaCopy::is_in(disk.as_ref(), &parts.dir)? {
-            let kind = ErrorKind::Corrupt("a master's folder: it cannot become a replica's in this version");
-            return Err(StoreError::new(store::error::Op::Open, &parts.dir, 0, kind));
-        }
-        let (copy, epochs) = ReplicaCopy::open(disk.clone(), &parts.dir)?;
+        let (copy, accepted) = ReplicaCopy::open(disk.clone(), &parts.dir)?;
         let own = JournalConfig::new(parts.dir.join("replica-journal"));
         let (own, _) = Journal::open(disk, own, parts.incarnation, now.wall_ms)?;
-        let flushed = flushed_before(&own.view())?;
-        let mut fold = Fold::default();
-        if let Some(view) = copy.journal_view() {
-            fold.read(&view, None, Incarnation::NONE)?;
-        }
-        let Fold { state, decoder, holes } = fold;
+        let Fold { state, decoder, holes } = fold_copy(&copy, snapshot.as_ref())?;
+        // a master says in its journal what it flushed, a replica in the one of its own
+        let flushed = if was_master { state.flushed } else { flushed_before(&own.view())? };
+        let epochs = newer_table(accepted, &state.epochs);
         let replayed = Replayed { state, epochs, holes, ..Default::default() };
         let mut core = Self::assemble(parts, folder, checkpoint, own, &replayed, now)?;
         let report = core.recover_copy(now, replayed, (copy, decoder), flushed)?;
@@ -100,14 +94,24 @@ impl Core {
         let dispatched = known.min(self.log.end());
         self.flush = FlushState::new(LogPosition(0), now);
         let (flush_at_once, unsynced_since_ms) = (false, None);
-        let following =
-            Following { copy, decoder, run, dispatched, readable, flush_at_once, unsynced_since_ms };
-        self.following = Some(following);
+        self.following = Some(Following {
+            copy,
+            decoder,
+            run,
+            dispatched,
+            readable,
+            flush_at_once,
+            master_epoch: 0,
+            copies: false,
+            unsynced_since_ms,
+        });
         // what the last process wrote counts as received: it is made durable before it is said
         self.log.mark_dirty_from(LogPosition(0));
         self.flush.unflushed_messages = 1;
         self.flush_everything()?;
         self.trace.end_turn(now)?;
+        // the next start knows by this what is on this disk
+        self.flush_everything()?;
         Ok(RecoveryReport { clean: scan.torn_bytes == 0, scan, ..Default::default() })
     }
 
@@ -118,59 +122,10 @@ impl Core {
             broker_name: self.config.broker_name.clone(),
             replica_id: self.config.replica_id.clone(),
             segment_bytes: self.config.segment_bytes,
+            copies: false,
             log: self.log_view(),
-            journal: following.copy.journal_position(),
+            runs: following.copy.runs(),
         })
-    }
-
-    /// The log as other members see it.
-    pub fn log_view(&self) -> LogView {
-        LogView { epochs: self.log.epochs().to_vec(), end: self.log.end() }
-    }
-
-    /// First byte of the log.
-    pub fn log_start(&self) -> LogPosition {
-        self.log.start()
-    }
-
-    /// Where the log's files are.
-    pub fn log_segments(&self) -> &store::segment::SegmentConfig {
-        self.log.segment_config()
-    }
-
-    /// What a master's streams may send; `None` while the journal cannot be written, since the log is then ahead of it.
-    pub fn replication_head(&self) -> Option<Head> {
-        let end = self.log.end();
-        let journal = self.trace.position();
-        let readable = self.durable_to().min(end);
-        (!self.flush.journal_blocked).then_some(Head { start: self.log.start(), end, readable, journal })
-    }
-
-    /// How far this replica is.
-    pub fn replica_progress(&self) -> Progress {
-        Progress { received: self.log.end(), flushed: self.flush.log_flushed_to().min(self.log.end()) }
-    }
-
-    /// A SLAVE refuses what only a master may do; answers what is left to be done.
-    pub(super) fn refuse_on_slave(&mut self, request: Request) -> Option<Request> {
-        let refusal = || Refusal::NotAvailable("this broker is a SLAVE: ask its master".into());
-        match request {
-            Request::Receive(_, reply) => self.answer(reply, Err(refusal())),
-            Request::Ack(acks, reply) => {
-                let answers = acks.handles.iter().map(|_| Err(refusal())).collect();
-                self.answer(reply, answers);
-            }
-            Request::ChangeInvisible(_, reply) => self.answer(reply, Err(refusal())),
-            Request::ForwardToDeadLetter(_, reply) => self.answer(reply, Err(refusal())),
-            Request::SendBack(_, reply) => self.answer(reply, Err(refusal())),
-            Request::UpdateOffset(_, reply) => self.answer(reply, Err(refusal())),
-            Request::ConfigureTopic(_, reply) => self.answer(reply, Err(refusal())),
-            Request::LockQueues(_, reply) => self.answer(reply, Vec::new()),
-            // membership is the master's to know: members say the same to it
-            Request::Heartbeat(_, reply) => self.answer(reply, Ok(())),
-            other => return Some(other),
-        }
-        None
     }
 
     /// Whether consumers can be served: the log must have what the journal speaks of.
@@ -183,7 +138,7 @@ impl Core {
 
     pub(super) fn master_sent(&mut self, now: Now, message: FromMaster, reply: ReplyFn<Answer<()>>) {
         let outcome = match message {
-            FromMaster::Welcome(welcome) => self.welcome(&welcome),
+            FromMaster::Welcome { welcome, copies } => self.welcome(&welcome, copies),
             FromMaster::Log { position, readable, bytes } => self.take_log(position, readable, &bytes),
             FromMaster::Frames { run, frames } => self.take_frames(now, run, &frames),
             FromMaster::Heartbeat { start, readable } => self.take_heartbeat(start, readable),
@@ -201,14 +156,26 @@ impl Core {
         self.answer(reply, answer);
     }
 
-    fn welcome(&mut self, welcome: &Welcome) -> Result<(), CopyError> {
+    fn welcome(&mut self, welcome: &Welcome, copies: bool) -> Result<(), CopyError> {
+        let newest = welcome.log.epochs.last().map_or(0, |(epoch, _)| epoch.number);
+        if newest < self.promised && !copies {
+            let promised = self.promised;
+            return Err(CopyError::Refused(format!(
+                "the master's epoch is {newest}, {promised} is promised"
+            )));
+        }
+        let (mut checkpoint, saved, _) = Checkpoint::open(self.disk.as_ref(), &self.folder.path, "snapshot")?;
+        let at = snapshot::read(saved.as_ref(), &self.folder.path)?.map(|s| (s.position, s.log_end));
+        let mut forget = || checkpoint.save(&[]).map(drop);
         let Some(following) = &mut self.following else { return Ok(()) };
-        let kept = following.copy.welcome(&mut self.log, welcome).map_err(|error| match error {
-            crate::replication::copy::WelcomeError::Store(error) => CopyError::Store(error),
+        let place = SnapshotPlace { at, forget: &mut forget };
+        let cut = following.copy.welcome(&mut self.log, welcome, place).map_err(|error| match error {
+            WelcomeError::Store(error) => CopyError::Store(error),
             other => CopyError::Refused(other.to_string()),
         })?;
         following.flush_at_once = welcome.waits_for_disk;
-        if let Some(survivor) = kept {
+        (following.master_epoch, following.copies) = (newest, copies);
+        if let Some(survivor) = cut.survivor {
             tracing::error!(
                 from = welcome.start.0,
                 survivor = %survivor.display(),
@@ -216,6 +183,20 @@ impl Core {
             );
             self.forget_above(welcome.start)?;
         }
+        if cut.journal {
+            self.fold_again()?;
+        }
+        Ok(())
+    }
+
+    /// Journal frames were cut: the state is folded anew from those that are left.
+    fn fold_again(&mut self) -> Result<(), CopyError> {
+        let (_, saved, _) = Checkpoint::open(self.disk.as_ref(), &self.folder.path, "snapshot")?;
+        let snapshot = snapshot::read(saved.as_ref(), &self.folder.path)?;
+        let Some(following) = &mut self.following else { return Ok(()) };
+        let Fold { state, decoder, .. } = fold_copy(&following.copy, snapshot.as_ref())?;
+        following.run = following.copy.journal_position().incarnation;
+        (self.state, following.decoder) = (state, decoder);
         Ok(())
     }
 
@@ -261,12 +242,21 @@ impl Core {
         Ok(())
     }
 
+    /// Takes nothing more from a master that a later epoch was promised against.
+    fn check_master(&self) -> Result<(), CopyError> {
+        match self.following.as_ref().is_some_and(|f| f.master_epoch < self.promised && !f.copies) {
+            true => Err(CopyError::Refused(format!("epoch {} is promised to another master", self.promised))),
+            false => Ok(()),
+        }
+    }
+
     fn take_log(
         &mut self,
         position: LogPosition,
         readable: LogPosition,
         bytes: &Bytes,
     ) -> Result<(), CopyError> {
+        self.check_master()?;
         self.log.append_copied(position, bytes)?;
         self.flush.unflushed_messages += 1;
         // the frames that speak of it follow; they may also have come before a power cut
@@ -276,6 +266,7 @@ impl Core {
     }
 
     fn take_frames(&mut self, now: Now, run: Incarnation, frames: &[JournalFrame]) -> Result<(), CopyError> {
+        self.check_master()?;
         let Some(following) = &mut self.following else { return Ok(()) };
         if let Err(error) = following.copy.append_frames(run, frames) {
             // state and copy would part: a restart reads what is there, and the rest comes again
@@ -393,17 +384,24 @@ impl Core {
         let since = self.following.as_ref()?.unsynced_since_ms?;
         Some(since + self.config.journal_flush_interval_ms)
     }
+}
 
-    /// Checks that a master opens a master's folder: a promotion is more than another role in the settings.
-    pub(super) fn check_role(parts: &CoreParts) -> StoreResult<()> {
-        parts.disk.create_dir_all(&parts.dir)?;
-        let was_replica = ReplicaCopy::is_in(parts.disk.as_ref(), &parts.dir)?;
-        if was_replica && parts.config.broker_role != BrokerRole::Slave {
-            let kind = ErrorKind::Corrupt("a replica's folder: it cannot become a master's in this version");
-            return Err(StoreError::new(store::error::Op::Open, &parts.dir, 0, kind));
-        }
-        Ok(())
+/// What a copy's frames come to, from the snapshot of a time when this folder was a master's on.
+fn fold_copy(copy: &ReplicaCopy, snapshot: Option<&Snapshot>) -> StoreResult<Fold> {
+    let mut fold = Fold::default();
+    for fact in snapshot.iter().flat_map(|snapshot| &snapshot.facts) {
+        fold.state.apply(fact);
     }
+    if let Some(view) = copy.journal_view() {
+        fold.read(&view, snapshot.map(|snapshot| snapshot.position), Incarnation::NONE)?;
+    }
+    Ok(fold)
+}
+
+/// Who owns the log: what was accepted of a master, or, where this member was master since, what its journal says.
+pub(super) fn newer_table(accepted: Vec<EpochRow>, stated: &[EpochRow]) -> Vec<EpochRow> {
+    let newest = |table: &[EpochRow]| table.last().map_or(0, |(epoch, _)| epoch.number);
+    if newest(&accepted) >= newest(stated) { accepted } else { stated.to_vec() }
 }
 
 /// Up to where the last process knew its log to be on disk.

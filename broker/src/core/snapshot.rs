@@ -9,7 +9,7 @@ use lifecycle::frame::{FrameDecoder, FrameEncoder};
 use lifecycle::identity::{Incarnation, LogPosition};
 use lifecycle::position::Position;
 use std::collections::VecDeque;
-use store::checkpoint::Checkpoint;
+use store::checkpoint::{Checkpoint, Saved};
 use store::consume_queue::QueueSync;
 use store::error::{Result as StoreResult, StoreError};
 use store::index::{IndexJob, NewRun};
@@ -259,6 +259,11 @@ fn encode(core: &Core, now: Now, position: Position, clean: bool) -> Vec<u8> {
     out.extend_from_slice(&core.log.end().0.to_be_bytes());
     FrameEncoder::new().encode_snapshot(now, true, &core.snapshot_facts(), &mut out);
     out
+}
+
+/// What a folder's checkpoint holds; nothing when it was made void.
+pub(super) fn read(saved: Option<&Saved>, dir: &std::path::Path) -> StoreResult<Option<Snapshot>> {
+    saved.filter(|saved| !saved.payload.is_empty()).map(|saved| decode(&saved.payload, dir)).transpose()
 }
 
 /// A snapshot read back.

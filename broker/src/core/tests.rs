@@ -3,6 +3,7 @@
 mod harness;
 mod leases;
 mod offsets;
+mod promotion;
 mod recovery;
 mod replicas;
 mod sends;

@@ -120,21 +120,22 @@ impl Core {
         if let Some(index) = self.queue_indexes.get(&queue) {
             return Ok(*index);
         }
-        let index = queue_index(&self.state, &mut self.queues, queue)?;
+        let index = queue_index(&self.state, &mut self.queues, queue, "unknown")?;
         self.queue_indexes.insert(queue, index);
         Ok(index)
     }
 }
 
-/// The consume queue's files, made when absent.
+/// The consume queue's files, made when absent. `named` is the topic's name where the state does not know it.
 pub(super) fn queue_index(
     state: &State,
     queues: &mut ConsumeQueues,
     queue: QueueKey,
+    named: &str,
 ) -> StoreResult<QueueIndex> {
-    let name = state.topic_of(queue.topic).map_or_else(|| "unknown".into(), |t| t.config.name.clone());
+    let name = state.topic_of(queue.topic).map_or(named, |topic| &topic.config.name);
     // a recreated topic has other records: its incarnation is part of the folder's name
-    let dir = topic_dir(&name, queue);
+    let dir = topic_dir(name, queue);
     match queues.find(&dir, queue.queue_id) {
         Some(index) => Ok(index),
         None => queues.create(&dir, queue.queue_id),

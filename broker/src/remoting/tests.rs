@@ -35,6 +35,7 @@ fn config(limits: Limits) -> RemotingConfig {
         trace_on: true,
         auto_create_topic: true,
         default_queue_nums: 8,
+        master: Default::default(),
         limits,
     }
 }

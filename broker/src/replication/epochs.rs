@@ -1,7 +1,8 @@
 //! Where two logs of one replica group part. Pure: epoch tables in, a position out. Called by both ends of a stream, which must
 //! come to the same answer.
 
-use lifecycle::identity::{Epoch, LogPosition};
+use lifecycle::identity::{Epoch, Incarnation, LogPosition};
+use lifecycle::position::Position;
 
 /// Most epochs in a table: a master start or a promotion makes one.
 pub const EPOCHS_MAX: usize = 65_536;
@@ -81,10 +82,20 @@ pub fn common_position(master: &LogView, replica: &LogView) -> Result<LogPositio
     }
 }
 
+/// The last journal frame two members have in common (sequence 0: none): runs follow each other, so it lies in the newest run both
+/// know, on the side where that ends first. `mine` and `theirs` name the last frame of each run, oldest first.
+pub fn common_frame(mine: &[Position], theirs: &[Position]) -> Position {
+    let common = theirs.iter().rev().find_map(|at| {
+        let known = mine.iter().rev().find(|known| known.incarnation == at.incarnation)?;
+        let sequence = at.sequence.min(known.sequence);
+        (sequence > 0).then_some(Position { sequence, ..*at })
+    });
+    common.unwrap_or(Position { incarnation: Incarnation::NONE, sequence: 0 })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lifecycle::identity::Incarnation;
     use proptest::prelude::*;
 
     fn row(number: u64, run: u8, start: u64) -> EpochRow {
@@ -93,6 +104,24 @@ mod tests {
 
     fn log(epochs: &[EpochRow], end: u64) -> LogView {
         LogView { epochs: epochs.to_vec(), end: LogPosition(end) }
+    }
+
+    #[test]
+    fn the_common_frame_lies_in_the_newest_run_both_know() {
+        let at = |run, sequence| Position { incarnation: Incarnation([run; 16]), sequence };
+        let none = Position { incarnation: Incarnation::NONE, sequence: 0 };
+        let master = [at(1, 10), at(2, 20), at(4, 5)];
+        let cases: [(&[Position], Position); 6] = [
+            (&[], none),
+            (&[at(1, 7)], at(1, 7)),
+            (&[at(1, 10), at(2, 26)], at(2, 20)),
+            (&[at(1, 10), at(2, 26), at(3, 4)], at(2, 20)),
+            (&[at(1, 10), at(2, 20), at(4, 2)], at(4, 2)),
+            (&[at(9, 3)], none),
+        ];
+        for (replica, common) in cases {
+            assert_eq!(common_frame(&master, replica), common, "{replica:?}");
+        }
     }
 
     #[test]

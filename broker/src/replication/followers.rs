@@ -41,6 +41,9 @@ pub enum FollowerError {
     /// It claims what it was never sent, or to have flushed what it has not received.
     #[error("it confirms positions that it cannot have")]
     ForgedAck,
+    /// This member takes no writes any more.
+    #[error("this member is not the master any more")]
+    NoMaster,
     /// No stream under this name.
     #[error("no replica of this name is connected")]
     Unknown,

@@ -4,14 +4,18 @@
 //! ```text
 //! frame:    magic "LTRP", version u8 (1), kind u8, 0 u16, payload length u32, CRC-32 of these 12 bytes and the payload u32,
 //!           payload; big-endian
-//! 1 hello      replica to master: texts broker name and replica id, segment bytes u64, log view, run 16 bytes, sequence u64
-//! 2 welcome    master to replica: start u64, flags u8 (1: its disk's word is waited for), log view
+//! 1 hello      replica to master: texts broker name and replica id, segment bytes u64, flag u8 (1: it only copies), log view, runs
+//! 2 welcome    master to replica: start u64, flag u8 (1: its disk's word is waited for), run 16 bytes and sequence u64 of the last
+//!              journal frame both have, text: where clients reach the master, log view
 //! 3 refused    master to replica: text
 //! 4 log        position u64, readable u64, records and fillers as they are in the log
 //! 5 frames     run 16 bytes, then per journal frame: sequence u64, reset point u8, length u32, payload
 //! 6 heartbeat  log start u64, log end u64, readable u64
 //! 7 ack        replica to master: received u64, flushed u64
+//! 8 ask        member to member: texts broker name and replica id, epoch number u64 (0: nothing is asked for)
+//! 9 standing   the answer: flag u8 (1: it is master), promised epoch number u64, log view, run 16 bytes, sequence u64
 //! text:     length u16, UTF-8      log view: end u64, count u32, per epoch: number u64, incarnation 16 bytes, first byte u64
+//! runs:     count u32, per run of the journal, oldest first: 16 bytes, sequence u64 of its last frame
 //! ```
 
 use super::epochs::{EPOCHS_MAX, LogView};
@@ -27,6 +31,8 @@ pub const HEADER_LEN: usize = 16;
 pub const PAYLOAD_LEN_MAX: usize = 9 * 1024 * 1024;
 /// Longest text.
 const TEXT_LEN_MAX: usize = 1024;
+/// Most runs of a journal that are named.
+pub const RUNS_MAX: usize = 4_096;
 
 const MAGIC: &[u8; 4] = b"LTRP";
 /// Of a header, what its CRC covers.
@@ -52,10 +58,12 @@ pub struct Hello {
     pub replica_id: String,
     /// Size of its log's segments: copies are byte for byte.
     pub segment_bytes: u64,
+    /// It wants a copy of what is there, from whoever has it, and is nobody's replica by that.
+    pub copies: bool,
     /// Its log.
     pub log: LogView,
-    /// The last journal frame it has; sequence 0: none.
-    pub journal: Position,
+    /// The last journal frame it has of each run, oldest first; the newest [`RUNS_MAX`].
+    pub runs: Vec<Position>,
 }
 
 /// What a master answers.
@@ -65,8 +73,36 @@ pub struct Welcome {
     pub start: LogPosition,
     /// The master waits for the replica's disk.
     pub waits_for_disk: bool,
+    /// The last journal frame both have (sequence 0: none): what the replica has behind it is void.
+    pub journal: Position,
+    /// Where clients reach the master.
+    pub remoting: String,
     /// The master's log.
     pub log: LogView,
+}
+
+/// Asks a member how it stands, and for its word to follow nobody below an epoch number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// The replica group.
+    pub broker_name: String,
+    /// Who asks.
+    pub replica_id: String,
+    /// The epoch it wants to open; 0: it only asks.
+    pub number: u64,
+}
+
+/// How a member stands.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// It takes writes.
+    pub is_master: bool,
+    /// It follows no master whose epoch is below.
+    pub promised: u64,
+    /// Its log.
+    pub log: LogView,
+    /// Its last journal frame; sequence 0: none.
+    pub journal: Position,
 }
 
 /// One message of the stream.
@@ -110,6 +146,10 @@ pub enum Message {
         /// It has everything below on its disk.
         flushed: LogPosition,
     },
+    /// See [`Ask`].
+    Ask(Ask),
+    /// See [`Standing`].
+    Standing(Standing),
 }
 
 /// Why bytes are no frame.
@@ -185,6 +225,8 @@ impl Message {
             Message::Frames { .. } => 5,
             Message::Heartbeat { .. } => 6,
             Message::Ack { .. } => 7,
+            Message::Ask(_) => 8,
+            Message::Standing(_) => 9,
         }
     }
 
@@ -214,13 +256,17 @@ impl Message {
                 put_text(out, &hello.broker_name);
                 put_text(out, &hello.replica_id);
                 out.put_u64(hello.segment_bytes);
+                out.put_u8(u8::from(hello.copies));
                 put_log(out, &hello.log);
-                out.put_slice(&hello.journal.incarnation.0);
-                out.put_u64(hello.journal.sequence);
+                assert!(hello.runs.len() <= RUNS_MAX, "the newest are chosen before");
+                out.put_u32(hello.runs.len() as u32);
+                hello.runs.iter().for_each(|position| put_position(out, *position));
             }
             Message::Welcome(welcome) => {
                 out.put_u64(welcome.start.0);
                 out.put_u8(u8::from(welcome.waits_for_disk));
+                put_position(out, welcome.journal);
+                put_text(out, &welcome.remoting);
                 put_log(out, &welcome.log);
             }
             Message::Refused(why) => put_text(out, why),
@@ -245,8 +291,24 @@ impl Message {
                 out.put_u64(received.0);
                 out.put_u64(flushed.0);
             }
+            Message::Ask(ask) => {
+                put_text(out, &ask.broker_name);
+                put_text(out, &ask.replica_id);
+                out.put_u64(ask.number);
+            }
+            Message::Standing(standing) => {
+                out.put_u8(u8::from(standing.is_master));
+                out.put_u64(standing.promised);
+                put_log(out, &standing.log);
+                put_position(out, standing.journal);
+            }
         }
     }
+}
+
+fn put_position(out: &mut BytesMut, position: Position) {
+    out.put_slice(&position.incarnation.0);
+    out.put_u64(position.sequence);
 }
 
 /// Longer texts are cut, at a border of characters.
@@ -273,12 +335,15 @@ fn decode_payload(kind: u8, mut rest: Bytes) -> Option<Message> {
             broker_name: text(&mut rest)?,
             replica_id: text(&mut rest)?,
             segment_bytes: number(&mut rest)?,
+            copies: flag(&mut rest)?,
             log: log_view(&mut rest)?,
-            journal: Position { incarnation: run(&mut rest)?, sequence: number(&mut rest)? },
+            runs: runs(&mut rest)?,
         }),
         2 => Message::Welcome(Welcome {
             start: LogPosition(number(&mut rest)?),
             waits_for_disk: flag(&mut rest)?,
+            journal: position(&mut rest)?,
+            remoting: text(&mut rest)?,
             log: log_view(&mut rest)?,
         }),
         3 => Message::Refused(text(&mut rest)?),
@@ -306,6 +371,17 @@ fn decode_payload(kind: u8, mut rest: Bytes) -> Option<Message> {
             received: LogPosition(number(&mut rest)?),
             flushed: LogPosition(number(&mut rest)?),
         },
+        8 => Message::Ask(Ask {
+            broker_name: text(&mut rest)?,
+            replica_id: text(&mut rest)?,
+            number: number(&mut rest)?,
+        }),
+        9 => Message::Standing(Standing {
+            is_master: flag(&mut rest)?,
+            promised: number(&mut rest)?,
+            log: log_view(&mut rest)?,
+            journal: position(&mut rest)?,
+        }),
         _ => return None,
     };
     rest.is_empty().then_some(message)
@@ -329,6 +405,19 @@ fn flag(rest: &mut Bytes) -> Option<bool> {
 
 fn run(rest: &mut Bytes) -> Option<Incarnation> {
     take(rest, 16)?.first_chunk().map(|bytes| Incarnation(*bytes))
+}
+
+fn position(rest: &mut Bytes) -> Option<Position> {
+    Some(Position { incarnation: run(rest)?, sequence: number(rest)? })
+}
+
+fn runs(rest: &mut Bytes) -> Option<Vec<Position>> {
+    let count = take(rest, 4)?.get_u32() as usize;
+    // the rows must be here before memory is taken for them
+    if count > RUNS_MAX || rest.len() < count * 24 {
+        return None;
+    }
+    (0..count).map(|_| position(rest)).collect()
 }
 
 fn text(rest: &mut Bytes) -> Option<String> {
@@ -362,6 +451,7 @@ mod tests {
             (Epoch { number, incarnation: Incarnation([number as u8; 16]) }, LogPosition(number * 10))
         };
         let log = LogView { epochs: vec![row(1), row(4)], end: LogPosition(77) };
+        let at = |run, sequence| Position { incarnation: Incarnation([run; 16]), sequence };
         let frame = |sequence, len| JournalFrame {
             sequence,
             is_reset_point: sequence == 1,
@@ -372,10 +462,19 @@ mod tests {
                 broker_name: "b".into(),
                 replica_id: "r1".into(),
                 segment_bytes: 1 << 28,
+                copies: false,
                 log: log.clone(),
-                journal: Position { incarnation: Incarnation([3; 16]), sequence: 9 },
+                runs: vec![at(2, 7), at(3, 9)],
             }),
-            Message::Welcome(Welcome { start: LogPosition(40), waits_for_disk: true, log }),
+            Message::Welcome(Welcome {
+                start: LogPosition(40),
+                waits_for_disk: true,
+                journal: at(3, 8),
+                remoting: "10.0.0.1:10911".into(),
+                log: log.clone(),
+            }),
+            Message::Ask(Ask { broker_name: "b".into(), replica_id: "r2".into(), number: 7 }),
+            Message::Standing(Standing { is_master: true, promised: 6, log, journal: at(3, 8) }),
             Message::Refused("no".into()),
             Message::Log {
                 position: LogPosition(5),

@@ -1,8 +1,10 @@
 //! The master's end of a replication connection: takes a replica in, sends it what is new, hears how far it is. Bytes come from
 //! the files, read on a blocking thread and one message at a time, so a replica that is slow or far behind stops nobody.
 
-use super::epochs::{LogView, common_position};
-use super::frame::{Hello, Message, Welcome};
+use super::copy::last_frames;
+use super::epochs::{LogView, common_frame, common_position};
+use super::frame::{Ask, Hello, Message, Standing, Welcome};
+use super::mastership::{Change, Mandate, Mastership, Part};
 use super::source::Source;
 use super::{HEARTBEAT, Head, StreamError, read_message, write_bytes};
 use crate::api::{ReplicaEvent, Request};
@@ -10,15 +12,17 @@ use crate::core::Core;
 use crate::handle::{CoreHandle, NotTaken};
 use bytes::Bytes;
 use lifecycle::identity::{LogPosition, Name};
-use std::sync::Arc;
+use lifecycle::position::Position;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use store::disk::Disk;
+use store::error::StoreError;
 use store::journal::JournalView;
 use store::segment::SegmentConfig;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Most connections at once: replicas, and some that come back before they are known to be gone.
@@ -38,10 +42,47 @@ pub struct Master {
     pub disk: Arc<dyn Disk>,
     /// How they are cut.
     pub segments: SegmentConfig,
-    /// The journal.
-    pub journal: JournalView,
     /// A replica's disk is waited for.
     pub waits_for_disk: bool,
+    /// Where clients reach this member.
+    pub remoting: String,
+    /// What this member was told and has promised.
+    pub mandate: SharedMandate,
+    /// Hears that this member is master no more.
+    pub changes: mpsc::Sender<Change>,
+}
+
+/// A member's mandate, where streams and the server's own thread keep promises in it.
+#[derive(Clone)]
+pub struct SharedMandate {
+    mastership: Arc<Mutex<Box<dyn Mastership>>>,
+    /// What the settings say where nobody has said anything.
+    otherwise: Mandate,
+}
+
+impl SharedMandate {
+    /// What `mastership` says, and where it is silent the settings.
+    pub fn new(mastership: Box<dyn Mastership>, otherwise: Mandate) -> SharedMandate {
+        SharedMandate { mastership: Arc::new(Mutex::new(mastership)), otherwise }
+    }
+
+    /// What was said; `None`: nothing.
+    pub fn said(&self) -> Option<Mandate> {
+        self.mastership.lock().unwrap_or_else(PoisonError::into_inner).mandate()
+    }
+
+    /// What holds.
+    pub fn holds(&self) -> Mandate {
+        self.said().unwrap_or(self.otherwise)
+    }
+
+    /// Changes it; durable on return.
+    pub fn change(&self, change: impl FnOnce(&mut Mandate)) -> Result<(), StoreError> {
+        let mut mastership = self.mastership.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut mandate = mastership.mandate().unwrap_or(self.otherwise);
+        change(&mut mandate);
+        mastership.record(mandate)
+    }
 }
 
 /// Takes replicas until `shutdown`.
@@ -78,7 +119,17 @@ async fn take_in(
 ) -> Result<(), StreamError> {
     socket.set_nodelay(true)?;
     let (mut from, mut to) = socket.into_split();
-    let Message::Hello(hello) = read_message(&mut from).await? else { return Err(StreamError::Unexpected) };
+    let hello = match read_message(&mut from).await? {
+        Message::Hello(hello) => hello,
+        Message::Ask(ask) => {
+            let answer = match stand(&ask, master).await {
+                Ok(standing) => Message::Standing(standing),
+                Err(error) => Message::Refused(error.to_string()),
+            };
+            return write_bytes(&mut to, &answer.encode()).await;
+        }
+        _ => return Err(StreamError::Unexpected),
+    };
     // before the first look: nothing that is written from now on is missed
     let heads = master.heads.subscribe();
     let (welcome, source) = match admit(&hello, master).await {
@@ -90,6 +141,9 @@ async fn take_in(
     };
     let id: Name = hello.replica_id.as_str().into();
     let at = welcome.start;
+    if hello.copies {
+        return send_copy((from, to), (heads, welcome, source), stop).await;
+    }
     let joined = |reply| Request::Replica(ReplicaEvent::Joined { id: id.clone(), at, reply });
     if let Err(error) = master.core.call(joined).await? {
         write_bytes(&mut to, &Message::Refused(error.to_string()).encode()).await?;
@@ -110,6 +164,60 @@ async fn take_in(
     outcome.and(left.map_err(StreamError::Core))
 }
 
+/// Says how this member stands, and keeps a promise on disk before it is said. A master that promises takes nothing more.
+async fn stand(ask: &Ask, master: &Arc<Master>) -> Result<Standing, StreamError> {
+    if ask.broker_name != master.broker_name {
+        let what = format!("this is replica group {}, not {}", master.broker_name, ask.broker_name);
+        return Err(StreamError::Disagreed(what));
+    }
+    let number = ask.number;
+    let asked = look(&master.core, move |core| {
+        let was_master = core.standing().is_master;
+        let promised = number > 0 && core.promise(number);
+        (core.standing(), promised, was_master)
+    });
+    let (standing, promised, was_master) = asked.await?;
+    if promised {
+        let mandate = master.mandate.clone();
+        blocking(move || {
+            Ok(mandate.change(|mandate| {
+                mandate.promised = mandate.promised.max(number);
+                if was_master {
+                    mandate.part = Part::Slave;
+                }
+            })?)
+        })
+        .await?;
+        tracing::warn!(by = %ask.replica_id, number, was_master, "another member stands for master: promised");
+        if was_master {
+            // full: it changes its part already
+            master.changes.try_send(Change::Follow).ok();
+        }
+    }
+    Ok(standing)
+}
+
+/// Sends what there is to a member that only copies; what it says is not for the core.
+async fn send_copy(
+    (mut from, mut to): (OwnedReadHalf, OwnedWriteHalf),
+    (heads, welcome, source): (watch::Receiver<Head>, Welcome, Source),
+    stop: &CancellationToken,
+) -> Result<(), StreamError> {
+    write_bytes(&mut to, &Message::Welcome(welcome).encode()).await?;
+    let sent = Arc::default();
+    let stream = Stream { heads, source: Some(source), sent, told: LogPosition(0), to };
+    let hear = async {
+        loop {
+            read_message(&mut from).await?;
+        }
+    };
+    tokio::select! {
+        outcome = stream.run() => outcome,
+        outcome = hear => outcome,
+        () = stop.cancelled() => Ok(()),
+    }
+}
+
 /// Compares the two logs, and finds the places to send from.
 async fn admit(hello: &Hello, master: &Arc<Master>) -> Result<(Welcome, Source), StreamError> {
     let differs = |what: String| Err(StreamError::Disagreed(what));
@@ -120,7 +228,14 @@ async fn admit(hello: &Hello, master: &Arc<Master>) -> Result<(Welcome, Source),
     if hello.segment_bytes != size {
         return differs(format!("segment_bytes is {size} here and {} there", hello.segment_bytes));
     }
-    let (log, start) = look(&master.core, |core| (core.log_view(), core.log_start())).await?;
+    let (log, start, view, is_master) = look(&master.core, |core| {
+        (core.log_view(), core.log_start(), core.replicated_journal(), core.standing().is_master)
+    })
+    .await?;
+    if !is_master && !hello.copies {
+        return differs("this member is not the master".to_owned());
+    }
+    let Some(view) = view else { return differs("this member has no journal yet".to_owned()) };
     let common = common_position(&log, &hello.log).map_err(|e| StreamError::Disagreed(e.to_string()))?;
     if common < start {
         return differs(format!(
@@ -128,19 +243,16 @@ async fn admit(hello: &Hello, master: &Arc<Master>) -> Result<(Welcome, Source),
             start.0, common.0
         ));
     }
-    let (view, after) = (master.journal.clone(), hello.journal);
-    check_journal(&view, after, &log).map_err(StreamError::Disagreed)?;
+    let journal = common_frame(&last_frames(&view), &hello.runs);
+    check_journal(&view, journal, &log).map_err(StreamError::Disagreed)?;
     let (disk, segments) = (master.disk.clone(), master.segments.clone());
-    let source = blocking(move || Source::open(disk, &segments, (&view, after), common)).await?;
-    Ok((Welcome { start: common, waits_for_disk: master.waits_for_disk, log }, source))
+    let source = blocking(move || Source::open(disk, &segments, (&view, journal), common)).await?;
+    let remoting = if is_master { master.remoting.clone() } else { String::new() };
+    Ok((Welcome { start: common, waits_for_disk: master.waits_for_disk, journal, remoting, log }, source))
 }
 
 /// The journal must still have every frame the replica lacks.
-fn check_journal(
-    view: &JournalView,
-    after: lifecycle::position::Position,
-    log: &LogView,
-) -> Result<(), String> {
+fn check_journal(view: &JournalView, after: Position, log: &LogView) -> Result<(), String> {
     let runs = view.incarnations();
     if after.sequence == 0 {
         let first = log.epochs.first().map(|(epoch, _)| epoch.incarnation);
@@ -149,17 +261,11 @@ fn check_journal(
             .then_some(())
             .ok_or_else(|| "the journal's first frames are gone: copy the folder".into());
     }
-    let Some(run) = runs.iter().find(|run| run.incarnation == after.incarnation) else {
-        return Err(format!("run {} of the replica's journal is not known here", after.incarnation));
-    };
-    if after.sequence > run.last_sequence && run.is_live {
-        return Err("the replica has journal frames that were never written".into());
+    let kept = runs.iter().find(|run| run.incarnation == after.incarnation);
+    match kept.is_some_and(|run| run.first_sequence <= after.sequence + 1) {
+        true => Ok(()),
+        false => Err("journal frames that the replica lacks are gone: copy the folder".into()),
     }
-    if after.sequence > run.last_sequence {
-        tracing::warn!(run = %run.incarnation, here = run.last_sequence, there = after.sequence,
-            "a replica holds journal frames that a power cut took here: it keeps them");
-    }
-    Ok(())
 }
 
 async fn look<T: Send + 'static>(

@@ -34,7 +34,7 @@ pub(crate) struct Listen {
     pub agent_http: SocketAddr,
     pub broker_http: SocketAddr,
     pub feed: SocketAddr,
-    /// Where a master takes replicas. A SYNC_MASTER has one by default, an ASYNC_MASTER only when it is set.
+    /// Where a master takes replicas, and members hear each other. A SYNC_MASTER has one by default, others only when it is set.
     pub replication: Option<SocketAddr>,
 }
 
@@ -284,8 +284,8 @@ fn check(settings: &Settings, problems: &mut Vec<Problem>) {
         ("feed", feed),
     ];
     doors.extend(replication.map(|address| ("replication", address)));
-    if replication.is_some() && settings.broker.broker_role == BrokerRole::Slave {
-        problems.push(problem("listen.replication", "is for a master; a SLAVE takes no replicas"));
+    if replication.is_none() && !settings.broker.members.is_empty() {
+        problems.push(problem("listen.replication", "a member of a replica group needs one, for the others"));
     }
     for (index, (name, address)) in doors.iter().enumerate() {
         for (other, _) in doors.iter().take(index).filter(|(_, other)| other == address && other.port() != 0)

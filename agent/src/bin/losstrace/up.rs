@@ -94,9 +94,7 @@ async fn serve(settings: &Settings, parts: Parts) -> Result<()> {
 }
 
 async fn serve_broker(settings: &Settings, mut stop: watch::Receiver<bool>) -> Result<()> {
-    // what a SLAVE states of itself says nothing about the messages its master stored: agents follow the master
-    let feed = (settings.broker.broker_role != BrokerRole::Slave).then_some(settings.listen.feed);
-    let mut server = start_broker(settings, feed, clock())?;
+    let mut server = start_broker(settings, Some(settings.listen.feed), clock())?;
     tracing::info!(remoting = %settings.listen.remoting, grpc = %settings.listen.grpc, "the broker takes clients");
     tokio::select! {
         _ = stop.wait_for(|stop| *stop) => server.stop(),
@@ -108,6 +106,11 @@ async fn serve_broker(settings: &Settings, mut stop: watch::Receiver<bool>) -> R
 async fn serve_both(settings: &Settings, stop: watch::Receiver<bool>) -> Result<()> {
     if settings.broker.broker_role == BrokerRole::Slave {
         bail!("a SLAVE runs alone (`losstrace broker`): an agent follows its master");
+    }
+    if !settings.broker.members.is_empty() {
+        bail!(
+            "a member of a replica group runs alone (`losstrace broker`): it may have to follow another one"
+        );
     }
     let clock = clock();
     let mut server = start_broker(settings, Some(settings.listen.feed), clock.clone())?;
@@ -147,7 +150,7 @@ fn start_broker(settings: &Settings, feed: Option<std::net::SocketAddr>, clock: 
         },
         dir: settings.data_dir.join("broker"),
         disk: disk(settings)?,
-        incarnation: incarnation(),
+        runs: Arc::new(incarnation),
         clock,
         // with an undo log every start may follow a power cut
         boot: if settings.undo_log.is_some() { None } else { boot() },

@@ -2,6 +2,7 @@
 //! hands of the test: each step can be cut, delayed, doubled, or followed by a death of any of them.
 
 use super::*;
+use crate::replication::epochs::common_frame;
 use crate::replication::followers::{AckKind, Followers};
 use crate::replication::source::Source;
 use crate::replication::{Head, frame::Message};
@@ -15,6 +16,10 @@ const SEGMENT: u64 = 64 * 1024;
 
 fn folder() -> PathBuf {
     PathBuf::from("/b")
+}
+
+fn no_snapshot(forget: &mut dyn FnMut() -> StoreResult<()>) -> SnapshotPlace<'_> {
+    SnapshotPlace { at: None, forget }
 }
 
 struct TestMaster {
@@ -151,9 +156,15 @@ impl TestReplica {
         self.cut(master);
         let mine = LogView { epochs: self.log.epochs().to_vec(), end: self.log.end() };
         let start = common_position(&master.view(), &mine).unwrap();
-        let welcome = Welcome { start, waits_for_disk: true, log: master.view() };
+        let welcome = Welcome {
+            start,
+            waits_for_disk: true,
+            journal: common_frame(&last_frames(&master.journal.view()), &self.copy.runs()),
+            remoting: String::new(),
+            log: master.view(),
+        };
         let before = (self.log.end(), log_bytes(&self.disk, self.log.end()));
-        let kept = self.copy.welcome(&mut self.log, &welcome).unwrap();
+        let kept = self.copy.welcome(&mut self.log, &welcome, no_snapshot(&mut || Ok(()))).unwrap().survivor;
         assert_eq!(kept.is_some(), start < before.0, "what is cut is kept");
         if let Some(path) = kept {
             let (from, bytes) = store::commit_log::copy::read_survivor(&self.disk, &path).unwrap();
@@ -350,10 +361,21 @@ fn a_master_of_an_older_epoch_and_one_of_another_history_are_refused() {
         replica.deliver(&master);
     }
     let end = replica.log.end();
-    let welcome = |log: LogView, start| Welcome { start, waits_for_disk: false, log };
-    let refused = replica.copy.welcome(&mut replica.log, &welcome(old, end)).unwrap_err();
+    let journal = replica.copy.journal_position();
+    let remoting = String::new();
+    let welcome = |log: LogView, start| Welcome {
+        start,
+        waits_for_disk: false,
+        journal,
+        remoting: remoting.clone(),
+        log,
+    };
+    let mut nothing = || Ok(());
+    let refused =
+        replica.copy.welcome(&mut replica.log, &welcome(old, end), no_snapshot(&mut nothing)).unwrap_err();
     assert!(matches!(refused, WelcomeError::NoAgreement(NoAgreement::OlderEpoch { master: 1, accepted: 2 })));
-    let other = replica.copy.welcome(&mut replica.log, &welcome(master.view(), LogPosition(1))).unwrap_err();
+    let elsewhere = welcome(master.view(), LogPosition(1));
+    let other = replica.copy.welcome(&mut replica.log, &elsewhere, no_snapshot(&mut nothing)).unwrap_err();
     assert!(matches!(other, WelcomeError::OtherStart { master: 1, .. }));
     assert_eq!(replica.log.end(), end, "nothing was cut");
     // it still knows after a restart

@@ -58,6 +58,41 @@ impl Journal {
         Ok((Some(journal), report))
     }
 
+    /// Cuts every frame behind `keep` (sequence 0: all of them) from the journal in `config.dir`, which nobody has open. Newest first,
+    /// each step on disk before the next: a crash in between leaves a shorter journal, never one with a hole.
+    pub fn cut_behind(disk: &dyn Disk, config: &JournalConfig, keep: Position) -> Result<()> {
+        disk.create_dir_all(&config.dir)?;
+        let mut report = JournalReport::default();
+        let mut segments = Vec::new();
+        load_segments(disk, &config.dir, &mut segments, &mut report)?;
+        let holds = |segment: &super::Segment| {
+            keep.sequence > 0
+                && segment.incarnation == keep.incarnation
+                && segment.first_sequence <= keep.sequence
+        };
+        let last = segments.iter().rposition(holds);
+        if keep.sequence > 0 && last.is_none() {
+            return Err(StoreError::new(Op::Remove, &config.dir, 0, ErrorKind::NotFound));
+        }
+        let first_gone = last.map_or(0, |last| last + 1);
+        for gone in segments.drain(first_gone..).rev() {
+            disk.remove(&config.dir.join(segment_name(gone.number)))?;
+            disk.sync_dir(&config.dir)?;
+        }
+        let Some(last) = segments.last() else { return Ok(()) };
+        let file = disk.open(&config.dir.join(segment_name(last.number)), OpenMode::Existing)?;
+        let mut scan = SegmentScan::new(file.clone(), (last.incarnation, last.first_sequence), last.len);
+        let mut len = HEADER_BYTES as u64;
+        while let Scanned::Frame { sequence, .. } = scan.step()? {
+            if sequence > keep.sequence {
+                break;
+            }
+            len = scan.at;
+        }
+        file.truncate(len)?;
+        file.sync()
+    }
+
     /// Starts a copy with the place of its first frame, which must be a run's first.
     pub fn begin_copy(disk: Arc<dyn Disk>, config: JournalConfig, first: Position) -> Result<Journal> {
         if first.sequence != 1 {
@@ -186,6 +221,29 @@ mod tests {
             }
             assert_eq!(frames(&journal.unwrap().view()), all, "restart before frame {restart}");
         }
+    }
+
+    #[test]
+    fn a_copy_is_cut_behind_any_frame_and_takes_the_rest_again() {
+        let all = original();
+        for keep in 0..all.len() {
+            let disk = SimDisk::new();
+            let mut journal = None;
+            all.iter().for_each(|frame| append(&disk, &mut journal, frame));
+            drop(journal.take());
+            let nothing = Position { incarnation: Incarnation::NONE, sequence: 0 };
+            let at = keep.checked_sub(1).map_or(nothing, |last| all[last].0);
+            Journal::cut_behind(&disk, &config(), at).unwrap();
+            disk.power_cut(keep as u64);
+            (journal, _) = Journal::resume_copy(Arc::new(disk.clone()), config()).unwrap();
+            let kept = journal.as_ref().map(|j| frames(&j.view())).unwrap_or_default();
+            assert!(kept == all[..kept.len()] && kept.len() <= keep, "{} of {keep}", kept.len());
+            all.iter().skip(kept.len()).for_each(|frame| append(&disk, &mut journal, frame));
+            assert_eq!(frames(&journal.unwrap().view()), all);
+        }
+        let disk = SimDisk::new();
+        let unknown = Position { incarnation: Incarnation([9; 16]), sequence: 3 };
+        assert!(Journal::cut_behind(&disk, &config(), unknown).is_err(), "a run that is not here");
     }
 
     #[test]
