@@ -317,6 +317,7 @@ impl Core {
             self.sessions.next_due_ms(),
             Some(self.retention.next_due_ms).filter(|_| !is_slave),
             self.snapshot.next_due_ms().filter(|_| !is_slave),
+            self.trace.next_due_ms().filter(|_| !is_slave),
             self.copy_sync_due_ms(),
         ]
         .into_iter()

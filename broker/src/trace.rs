@@ -11,6 +11,10 @@ use lifecycle::ranges::Ranges;
 use store::error::{Result, StoreError};
 use store::journal::{Journal, JournalSync, JournalView};
 
+/// With nothing to state, a frame of no facts says after this long what time it is: what an agent waits for in vain (a retry
+/// that is due, a client that reads again) is judged by the broker's clock.
+const SILENCE_MAX_MS: u64 = 5_000;
+
 /// The journal's writing side.
 pub struct Trace {
     journal: Option<Journal>,
@@ -24,6 +28,8 @@ pub struct Trace {
     /// A frame that could not be appended (disk full while opening a segment).
     stuck: Option<(Vec<u8>, bool)>,
     position: Position,
+    /// When the last frame was written, monotonic.
+    spoke_ms: u64,
     /// The disk is full, and frames live on what the journal had reserved.
     is_tight: bool,
 }
@@ -41,6 +47,7 @@ impl Trace {
             stored: Stored::default(),
             next_ordinal: 0,
             stuck: None,
+            spoke_ms: 0,
             is_tight: false,
         }
     }
@@ -154,7 +161,12 @@ impl Trace {
         !self.facts.is_empty() || !self.stored.runs.is_empty() || self.stuck.is_some()
     }
 
-    /// Writes the turn's frame; nothing happens when nothing was stated.
+    /// When a turn must run so that the journal is not silent for too long.
+    pub fn next_due_ms(&self) -> Option<u64> {
+        self.journal.as_ref().map(|_| self.spoke_ms + SILENCE_MAX_MS)
+    }
+
+    /// Writes the turn's frame; nothing happens when nothing was stated, and the last frame is young.
     ///
     /// Errors: on a full disk everything is kept and the call may be repeated; effects must stay invisible until it succeeds.
     pub fn end_turn(&mut self, now: Now) -> Result<()> {
@@ -167,11 +179,14 @@ impl Trace {
         if let Some((payload, reset)) = self.stuck.take() {
             append(journal, payload, reset, &mut self.stuck)?;
         }
-        if !self.facts.is_empty() {
+        if !self.facts.is_empty() || now.mono_ms >= self.spoke_ms + SILENCE_MAX_MS {
+            self.spoke_ms = now.mono_ms;
             journal.set_wall_ms(now.wall_ms);
+            let is_idle = self.facts.is_empty();
             let mut facts = std::mem::take(&mut self.riders);
             facts.append(&mut self.facts);
-            let reset = journal.needs_reset() || self.encoder.wants_reset();
+            // after a pause every name is cheap to say again, and whoever reads from here need not read what lies before
+            let reset = is_idle || journal.needs_reset() || self.encoder.wants_reset();
             let mut payload = Vec::with_capacity(256);
             self.encoder.encode(now, reset, &facts, &mut payload);
             append(journal, payload, reset, &mut self.stuck)?;

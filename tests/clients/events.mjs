@@ -10,7 +10,7 @@ export const job = {
 };
 
 export function say(event, fields = {}) {
-  process.stdout.write(JSON.stringify({ event, ...fields }) + '\n');
+  process.stdout.write(JSON.stringify({ event, at: Date.now() / 1000, ...fields }) + '\n');
 }
 
 export const sleep = ms => new Promise(resolve => setTimeout(resolve, ms));

@@ -51,7 +51,7 @@ class Stage:
         self.stopped.set()
 
     def say(self, event, **fields):
-        line = json.dumps({"event": event, **fields})
+        line = json.dumps({"event": event, "at": time.time(), **fields})
         with self._lock:
             sys.stdout.write(line + "\n")
             sys.stdout.flush()

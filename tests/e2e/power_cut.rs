@@ -160,14 +160,14 @@ impl<'a> Site<'a> {
 
     fn report(&mut self) -> Result<()> {
         for load in &self.loads {
-            let sent = load.producer.events().sent();
-            let even = sent.iter().filter(|(body, _)| body.ends_with(['0', '2', '4', '6', '8']));
-            let news: Vec<String> =
-                even.map(|(_, id)| id.clone()).filter(|id| !self.reported.contains(id)).collect();
+            let events = load.producer.events();
+            let even = events.sent_when().filter(|(body, ..)| body.ends_with(['0', '2', '4', '6', '8']));
+            let news = even.filter(|(_, id, _)| !self.reported.contains(*id));
+            let news: Vec<(String, f64)> = news.map(|(_, id, at)| (id.to_owned(), at)).collect();
             for some in news.chunks(500) {
                 let answer = self.stand.agent_api().report_all_sent(some, load.topic)?;
                 ensure!(answer.status == 200, "a report is answered {}: {}", answer.status, answer.body);
-                self.reported.extend(some.iter().cloned());
+                self.reported.extend(some.iter().map(|(id, _)| id.clone()));
             }
         }
         Ok(())

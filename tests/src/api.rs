@@ -122,10 +122,10 @@ impl AgentApi {
         self.http.post("/api/v1/sent", &body)
     }
 
-    /// The same for many sends that were answered OK.
-    pub fn report_all_sent(&self, ids: &[String], topic: &str) -> Result<Answer> {
-        let report = |id: &String| json!({"id": id, "topic": topic, "outcome": "ok"});
-        let body = json!({"sent": ids.iter().map(report).collect::<Vec<_>>()});
+    /// The same for many sends that were answered OK: ids, and when (seconds since 1970).
+    pub fn report_all_sent(&self, sends: &[(String, f64)], topic: &str) -> Result<Answer> {
+        let report = |(id, at): &(String, f64)| json!({"id": id, "topic": topic, "outcome": "ok", "sent_at": format!("{at:.3}")});
+        let body = json!({"sent": sends.iter().map(report).collect::<Vec<_>>()});
         self.http.post("/api/v1/sent", &body)
     }
 

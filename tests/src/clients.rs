@@ -112,6 +112,9 @@ impl Job {
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Event {
     pub event: String,
+    /// When it was said, seconds since 1970.
+    #[serde(default)]
+    pub at: f64,
     #[serde(default)]
     pub ok: bool,
     pub id: Option<String>,
@@ -150,6 +153,11 @@ impl Events {
     pub fn sent(&self) -> BTreeMap<String, String> {
         let pairs = self.of("sent", true).filter_map(|line| Some((line.body.clone()?, line.id.clone()?)));
         pairs.collect()
+    }
+
+    /// Body, id and time of each successful send.
+    pub fn sent_when(&self) -> impl Iterator<Item = (&str, &str, f64)> {
+        self.of("sent", true).filter_map(|line| Some((line.body.as_deref()?, line.id.as_deref()?, line.at)))
     }
 
     /// Bodies of sends that were reported as failed, with the error.

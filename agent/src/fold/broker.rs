@@ -188,8 +188,8 @@ pub struct BrokerBooks {
     pub reserved_messages: u64,
     /// Upper bound of messages taken by power cuts without a name.
     pub unnamed: u64,
-    /// Recoveries that left such messages: how many, the epoch that ended, the run that found it. The newest few.
-    pub unnamed_windows: Vec<(u64, u64, Incarnation)>,
+    /// Recoveries that left such messages. The newest few.
+    pub unnamed_windows: Vec<UnnamedWindow>,
     /// Messages stored per frame above the journal's flushed mark.
     pub above_flush: VecDeque<(u64, u64)>,
     /// Copies that recovery took and the broker has not made again.
@@ -210,6 +210,23 @@ pub struct BrokerBooks {
     ended_runs_max: usize,
     changes: Vec<Change>,
     at: Position,
+    /// The broker's wall clock in the frame before the one being applied.
+    heard_wall_ms: u64,
+}
+
+/// A recovery that left messages without a name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UnnamedWindow {
+    /// At most so many.
+    pub messages: u64,
+    /// The epoch that ended.
+    pub epoch: u64,
+    /// The run that found it.
+    pub incarnation: Incarnation,
+    /// The broker's wall clock when it was last heard of before: what was stored by then is known.
+    pub heard_wall_ms: u64,
+    /// The broker's wall clock when it recovered: what was stored later is not of this window.
+    pub opened_wall_ms: u64,
 }
 
 /// The name of a source.
@@ -261,6 +278,7 @@ impl BrokerBooks {
             }
         }
         self.at = position;
+        self.heard_wall_ms = self.now.wall_ms;
         self.now = frame.now;
         if known.is_none() {
             self.begin_run(position, frame.snapshot);
@@ -478,8 +496,9 @@ impl BrokerBooks {
         run.is_some_and(|run| run.closed || run.applied >= position.sequence)
     }
 
-    fn bounds(queue: &Queue, ended_runs_max: usize) -> Bounds {
-        Bounds { min: queue.min, max: queue.max, untrusted_below: queue.untrusted_below, ended_runs_max }
+    fn bounds(queue: &Queue, ended_runs_max: usize, wall_ms: u64) -> Bounds {
+        let Queue { min, max, untrusted_below, .. } = *queue;
+        Bounds { min, max, untrusted_below, ended_runs_max, wall_ms }
     }
 
     /// Pairs of group and queue share the memory for how debts ended.

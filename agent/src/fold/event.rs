@@ -67,7 +67,7 @@ pub enum What {
     CopyRemade { group: Name, parent: MessageIdentity, reason: CopyReason },
     /// A debt of a group ended without its getting the messages; `ids` are those still in memory.
     Lost { class: Class, group: Name, span: Span, actor: Name, ids: Vec<Name> },
-    /// What had been lost to a group was settled after all.
+    /// What had been lost to a group was settled after all, or is no longer known to be lost.
     Regained { group: Name, span: Span },
     /// What had been lost to a group is owed again.
     Reopened { group: Name, span: Span },

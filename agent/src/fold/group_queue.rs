@@ -2,7 +2,9 @@
 //! settled history and costs nothing. Never knows other queues; what the judge must hear is returned as changes.
 
 pub mod ended;
+mod reading;
 mod recovery;
+pub mod reread;
 mod rewind;
 
 use crate::fold::class::Class;
@@ -10,7 +12,7 @@ use crate::fold::marks::{Mark, Marks, State};
 use ended::Ended;
 use lifecycle::fact::MoveReason;
 use lifecycle::identity::CopyReason;
-use lifecycle::ranges::Ranges;
+use reread::Passed;
 use std::collections::BTreeMap;
 
 /// Failed copies remembered per group and queue; beyond it the oldest is forgotten (and counted by the broker's books).
@@ -99,6 +101,8 @@ pub struct Bounds {
     pub untrusted_below: u64,
     /// Runs of [`Ended`] to remember.
     pub ended_runs_max: usize,
+    /// The broker's clock.
+    pub wall_ms: u64,
 }
 
 /// A consequence the broker's books pass on.
@@ -106,7 +110,7 @@ pub struct Bounds {
 pub enum Change {
     /// Lost to this group.
     Lost(Class, u64, u64),
-    /// Lost before, settled now.
+    /// Lost before, settled now, or no longer known to be lost.
     Regained(u64, u64),
     /// Lost before, owed again.
     Reopened(u64, u64),
@@ -134,6 +138,8 @@ pub struct GroupQueue {
     pub reused_from: u64,
     /// See `reused_from`.
     pub passed_before: u64,
+    /// What may be read yet.
+    pub passed: Passed,
     /// Messages before the membership, when the group started.
     pub before_membership: u64,
     /// What became of the debts.
@@ -164,87 +170,6 @@ impl GroupQueue {
             fresh: true,
             ..Default::default()
         }
-    }
-
-    /// Everything it ever owed.
-    pub fn owed(&self, max: u64) -> u64 {
-        self.owed_extra + max.saturating_sub(self.start)
-    }
-
-    /// Debts without an outcome yet.
-    pub fn in_flight(&self, max: u64) -> u64 {
-        self.owed(max).saturating_sub(self.counts.ended())
-    }
-
-    /// The same, counted from the marks: the two must agree.
-    pub fn in_flight_by_marks(&self, max: u64) -> u64 {
-        let ended: u64 =
-            self.marks.iter().filter(|(_, _, mark)| mark.state.is_terminal()).map(|(a, b, _)| b - a).sum();
-        max.saturating_sub(self.floor) - ended
-    }
-
-    /// Debts no member has been handed.
-    pub fn undelivered(&self, max: u64) -> u64 {
-        let touched: u64 = self
-            .marks
-            .iter()
-            .filter(|(_, _, mark)| !matches!(mark.state, State::Reopened | State::Missed))
-            .map(|(a, b, _)| b - a)
-            .sum();
-        max.saturating_sub(self.floor) - touched
-    }
-
-    /// What cannot be in books that were read back: rows may all be whole and yet not belong together. Books without it can be
-    /// reckoned with: no sum overflows, and nothing is taken from a count that it does not hold.
-    pub fn contradiction(&self, max: u64) -> Option<&'static str> {
-        let (mut above_floor, mut marked) = (Counts::default(), 0);
-        for (from, to, mark) in self.marks.iter() {
-            if from < self.floor {
-                return Some("marks below the floor");
-            }
-            above_floor.turn(None, Some(mark.state), to - from);
-            marked += to - from;
-        }
-        let numbers = [self.start, self.position, self.floor, self.owed_extra, self.before_membership, max];
-        let numbers = numbers.into_iter().chain([self.reused_from, self.passed_before]);
-        if numbers.chain(self.counts.each()).any(|number| number > NUMBER_MAX) {
-            return Some("a number too large to be true");
-        }
-        if above_floor.each().into_iter().zip(self.counts.each()).any(|(marked, counted)| marked > counted) {
-            return Some("marks that are not counted");
-        }
-        if marked > max.saturating_sub(self.floor) {
-            return Some("marks beyond the queue's end");
-        }
-        None
-    }
-
-    /// What of `from..to` is owed and no member was handed.
-    pub fn unhanded(&self, from: u64, to: u64) -> Ranges {
-        let mut out = Ranges::new();
-        let from = from.max(self.floor);
-        if from < to {
-            for (a, b, mark) in self.marks.pieces(from, to) {
-                if mark.is_none_or(|mark| matches!(mark.state, State::Reopened | State::Missed)) {
-                    out.insert(a, b);
-                }
-            }
-        }
-        out
-    }
-
-    /// What of `from..to` was passed over for the subscription, as far as that is still known.
-    pub fn passed_over(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
-        let below = self.ended.pieces(from.min(self.floor).max(self.start), to.min(self.floor));
-        let below = below.into_iter().filter(|(_, _, how)| *how == Some(State::Filtered));
-        let above = self.marks.pieces(from.max(self.floor), to.max(self.floor));
-        let above = above.into_iter().filter(|(_, _, mark)| mark.is_some_and(|m| m.state == State::Filtered));
-        below.map(|(a, b, _)| (a, b)).chain(above.map(|(a, b, _)| (a, b))).collect()
-    }
-
-    /// Lowest offset that is owed and not done.
-    pub fn oldest_open(&self, max: u64) -> Option<u64> {
-        (self.floor < max).then_some(self.floor)
     }
 
     fn rewrite(&mut self, from: u64, to: u64, mut turn: impl FnMut(u64, u64, Option<Mark>) -> Option<Mark>) {
@@ -285,7 +210,7 @@ impl GroupQueue {
             return;
         }
         if from < self.floor {
-            out.push(Change::Redelivered(Redelivery::Rebalance, self.floor.min(to) - from));
+            self.delivered_below_floor(from, self.floor.min(to), out);
         }
         let (attempt, lease_until_ms) = lease;
         let mut found = Vec::new();
@@ -447,6 +372,7 @@ impl GroupQueue {
                 }
             }
         });
+        self.note_passed(&found, bounds);
         self.note(&mut found, out);
         self.settle_down(bounds);
         self.floor = self.floor.max(to);

@@ -21,7 +21,7 @@ pub struct Truncation {
     pub epoch: u64,
     /// The recovered end.
     pub end: u64,
-    /// The end before.
+    /// The end before, at most: messages without a name may have had offsets up to here.
     pub old_max: u64,
 }
 
@@ -147,9 +147,21 @@ impl Queue {
         out
     }
 
-    /// Recovery found the queue to be `min..end`; returns the offsets that are gone.
-    pub fn recover(&mut self, min: u64, end: u64, closed_epoch: u64) -> (u64, u64) {
+    /// Recovery found the queue to be `min..end`, and up to `unnamed` more may be gone without a name; returns the offsets
+    /// that are gone.
+    pub fn recover(&mut self, min: u64, end: u64, closed_epoch: u64, unnamed: u64) -> (u64, u64) {
         let old_max = self.max;
+        if end < old_max || unnamed > 0 {
+            let reach = old_max.max(end).saturating_add(unnamed);
+            self.truncations.push(Truncation { epoch: closed_epoch, end, old_max: reach });
+            if self.truncations.len() > TRUNCATIONS_PER_QUEUE_MAX {
+                // what the oldest may have taken is not forgotten, only by which epoch
+                let oldest = self.truncations.remove(0);
+                if let Some(next) = self.truncations.first_mut() {
+                    (next.end, next.old_max) = (next.end.min(oldest.end), next.old_max.max(oldest.old_max));
+                }
+            }
+        }
         if end > old_max {
             // the log kept messages whose frames nobody will ever read
             self.stored += end - old_max;
@@ -158,10 +170,6 @@ impl Queue {
             return (end, end);
         }
         if end < old_max {
-            self.truncations.push(Truncation { epoch: closed_epoch, end, old_max });
-            if self.truncations.len() > TRUNCATIONS_PER_QUEUE_MAX {
-                self.truncations.remove(0);
-            }
             self.max = end;
             self.lost += self.bad.missing(end.max(self.min), old_max).len();
             self.min = self.min.min(end);
@@ -193,7 +201,12 @@ impl Queue {
 
     /// Whether an answer naming `offset` proves storage: not when an earlier epoch may have used it.
     pub fn proves(&self, offset: u64) -> bool {
-        offset < self.max && self.truncations.iter().all(|cut| cut.end > offset)
+        offset < self.max && self.taken_at(offset).is_none()
+    }
+
+    /// The newest recovery that can have taken a message at `offset`.
+    pub fn taken_at(&self, offset: u64) -> Option<&Truncation> {
+        self.truncations.iter().rev().find(|cut| (cut.end..cut.old_max).contains(&offset))
     }
 }
 
@@ -205,12 +218,28 @@ mod tests {
     fn an_offset_belongs_to_the_epoch_that_stored_it_last() {
         let mut queue = Queue::default();
         assert_eq!(queue.extend(0, 10, 1), (10, 0));
-        assert_eq!(queue.recover(0, 6, 1), (6, 10));
+        assert_eq!(queue.recover(0, 6, 1, 0), (6, 10));
         assert_eq!(queue.extend(6, 8, 2), (2, 0));
         assert_eq!((queue.epoch_of(5), queue.epoch_of(6), queue.epoch_of(7)), (1, 2, 2));
         assert_eq!(queue.by_epoch(4, 8), vec![(4, 6, 1), (6, 8, 2)]);
         assert!(queue.proves(5) && !queue.proves(6), "6 was used twice");
         assert_eq!((queue.stored, queue.lost, queue.max), (12, 4, 8));
+    }
+
+    #[test]
+    fn no_power_cut_is_forgotten_however_many_there_were() {
+        let mut queue = Queue::default();
+        for cut in 0..3 * TRUNCATIONS_PER_QUEUE_MAX as u64 {
+            queue.extend(cut * 100, cut * 100 + 50, cut + 1);
+            // the agent had heard all of it, and five more may have been stored unheard
+            queue.recover(0, cut * 100 + 50, cut + 1, 5);
+        }
+        assert!(queue.truncations.len() <= TRUNCATIONS_PER_QUEUE_MAX);
+        queue.extend(queue.max, 100_000, 1_000);
+        for cut in 0..3 * TRUNCATIONS_PER_QUEUE_MAX as u64 {
+            assert!(!queue.proves(cut * 100 + 52), "cut {cut}");
+        }
+        assert!(queue.proves(99_999));
     }
 
     #[test]

@@ -118,7 +118,8 @@ pub struct SentItem {
     queue_id: Option<u32>,
     /// Offset of the answer.
     queue_offset: Option<u64>,
-    /// When it was sent: RFC 3339, or seconds since 1970.
+    /// When it was sent: RFC 3339, or seconds since 1970. Without an offset only this tells whether a power cut can have taken
+    /// the message, or it was never stored.
     sent_at: Option<String>,
 }
 

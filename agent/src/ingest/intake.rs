@@ -104,6 +104,12 @@ impl Intake {
 
     /// Takes over frames that came another way (kept raw frames, a snapshot).
     pub fn advance(&mut self, position: Position) {
+        if position.incarnation != self.position.incarnation {
+            // how far another run was says nothing about this one
+            self.head_sequence = 0;
+            self.flushed_sequence = 0;
+            self.asked = 0;
+        }
         self.position = position;
     }
 

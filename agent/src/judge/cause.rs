@@ -5,6 +5,16 @@ use crate::fold::broker::BrokerBooks;
 use crate::fold::class::Class;
 use crate::fold::event::What;
 
+/// Why it cannot be decided.
+fn undecided_event(what: &What) -> &'static str {
+    match what {
+        What::Sent(_) => {
+            "answered OK and stored nowhere; nobody says when it was sent, so that a recovery may have taken it"
+        }
+        _ => "the journal's last frames did not survive either: what they said cannot be named",
+    }
+}
+
 const UNREAD: &str = "the group has members, and none fetches from its retry topic";
 
 /// The cause of an event of this class.
@@ -21,11 +31,7 @@ pub fn cause(books: Option<&BrokerBooks>, class: Class, epoch: u64, what: &What)
     };
     match class {
         Class::StoredNotFlushedLost => cause("store", setting("flushDiskType"), store_event(what)),
-        Class::Undecided => cause(
-            "store",
-            setting("flushDiskType"),
-            "the journal's last frames did not survive either: what they said cannot be named".to_owned(),
-        ),
+        Class::Undecided => cause("store", setting("flushDiskType"), undecided_event(what).to_owned()),
         Class::ExpiredBeforeConsumption => cause(
             "consume",
             setting("fileReservedTimeMs"),

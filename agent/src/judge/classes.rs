@@ -234,8 +234,12 @@ impl Judge {
             incident.verdict.due_wall_ms = 0;
             incident.cite(event, text.clone());
         }
+        let due = event.wall_ms.saturating_add(self.deadlines.reread_ms);
         if let Some(incident) = self.grow(books, event, About { class, key, group, span, text }) {
             incident.add_ids(ids);
+            if class == Class::OffsetReused {
+                incident.verdict.due_wall_ms = due;
+            }
         }
     }
 

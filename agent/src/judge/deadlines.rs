@@ -1,6 +1,8 @@
 //! Owns how long the judge waits before it speaks, per question. Barriers come from the sources; these are the rest: times
 //! that no evidence can shorten. Never reads a clock.
 
+use crate::fold::group_queue::reread::REREAD_MS;
+
 /// Waiting times, in milliseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Deadlines {
@@ -14,8 +16,12 @@ pub struct Deadlines {
     pub send_known_ms: u64,
     /// The broker may take this long after a restart to make a lost copy again.
     pub copy_remade_ms: u64,
+    /// What was passed over because its offset was used again may be read yet, see [`REREAD_MS`].
+    pub reread_ms: u64,
     /// An unread message is near its end when retention deletes it within this time.
     pub near_expiry_ms: u64,
+    /// Clocks of producers and brokers may differ by this: within it, no order in time is concluded from them.
+    pub clock_slack_ms: u64,
     /// An unanswered question is asked again after this.
     pub ask_again_ms: u64,
 }
@@ -28,7 +34,9 @@ impl Default for Deadlines {
             send_unknown_ms: 10_000,
             send_known_ms: 0,
             copy_remade_ms: 30_000,
+            reread_ms: REREAD_MS,
             near_expiry_ms: 6 * 3_600_000,
+            clock_slack_ms: 1_000,
             ask_again_ms: 2_000,
         }
     }

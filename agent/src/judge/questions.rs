@@ -5,8 +5,10 @@ use super::classes::lost_key;
 use super::conflicts::{OPEN_CONFLICTS_MAX, PassedOver};
 use super::{Answer, Heads, Judge};
 use crate::fold::Books;
+use crate::fold::broker::{EPOCHS_MAX, UnnamedWindow};
 use crate::fold::class::Class;
 use crate::fold::event::{Event, What};
+use crate::fold::queue::Truncation;
 use lifecycle::fact::{SendOutcome, SentReported};
 use lifecycle::identity::{Incarnation, MessageIdentity, Name};
 use lifecycle::position::Position;
@@ -16,6 +18,9 @@ use std::collections::BTreeMap;
 pub const OPEN_REPORTS_MAX: usize = 100_000;
 /// Suspected repeats kept open; beyond it new ones are dropped (and counted).
 pub const OPEN_REPEATS_MAX: usize = 10_000;
+
+/// The answer of a send comes this long after it at most: the longest time a client waits by default is 3 s.
+const ANSWER_MS_MAX: u64 = 10_000;
 
 /// Something to ask every source: where is this id stored?
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -230,25 +235,26 @@ impl Judge {
         match (open.report.outcome, found) {
             (SendOutcome::Unknown, true) => self.reported_verdict(books, &open, Class::StoredThoughUnacked),
             (_, true) => {}
-            (_, false) if self.was_taken(books, &open) => {}
-            (_, false) => self.reported_verdict(books, &open, Class::NeverStored),
+            (_, false) if self.is_named_lost(&open.report.id) => {}
+            (SendOutcome::Unknown, false) => self.reported_verdict(books, &open, Class::NeverStored),
+            (_, false) => match taken_by(books, &open.report, self.deadlines.clock_slack_ms) {
+                Taken::By(source, epoch, incarnation) => {
+                    self.taken(books, &open, (source, epoch, incarnation));
+                }
+                Taken::Unclear => self.reported_verdict(books, &open, Class::Undecided),
+                Taken::No => self.reported_verdict(books, &open, Class::NeverStored),
+            },
         }
     }
 
-    /// Whether a recovery took the message: it is named by an incident already, or its report names it now.
-    fn was_taken(&mut self, books: &Books, open: &OpenReport) -> bool {
-        let report = &open.report;
-        let named = |judge: &Judge| {
-            let mut incidents = judge.incidents();
-            incidents.any(|i| i.verdict.class == Class::StoredNotFlushedLost && i.names(&report.id))
-        };
-        if named(self) {
-            return true;
-        }
-        if report.outcome == SendOutcome::Unknown {
-            return false;
-        }
-        let Some((source, epoch, incarnation)) = taken_by(books, report) else { return false };
+    /// Whether a recovery is known to have taken the message.
+    fn is_named_lost(&self, id: &str) -> bool {
+        self.incidents().any(|i| i.verdict.class == Class::StoredNotFlushedLost && i.names(id))
+    }
+
+    /// The report names one of the messages that a recovery took unnamed.
+    fn taken(&mut self, books: &Books, open: &OpenReport, by: (Name, u64, Incarnation)) {
+        let ((source, epoch, incarnation), report) = (by, &open.report);
         let event = Event {
             source: source.clone(),
             at: Position { incarnation, sequence: 1 },
@@ -270,7 +276,6 @@ impl Judge {
             incident.verdict.undecided -= 1;
             incident.dirty = true;
         }
-        true
     }
 
     fn reported_verdict(&mut self, books: &Books, open: &OpenReport, class: Class) {
@@ -292,7 +297,10 @@ impl Judge {
         let incident = self.incident_for(books, class, key, &event);
         incident.add_topic(&report.topic);
         incident.add_id(&report.id);
-        incident.add_count(1);
+        match class {
+            Class::Undecided => incident.verdict.undecided += 1,
+            _ => incident.add_count(1),
+        }
         incident.cite(&event, text);
     }
 
@@ -345,31 +353,63 @@ fn is_proved(books: &Books, report: &SentReported) -> bool {
     broker.queues.get(&key).is_some_and(|queue| queue.proves(offset))
 }
 
-/// The recovery that took a message answered OK: by its offset, else by the unnamed window of a recovery.
-fn taken_by(books: &Books, report: &SentReported) -> Option<(Name, u64, Incarnation)> {
+/// What became of a message that was answered OK and that no source has.
+enum Taken {
+    /// This source's recovery after this epoch, made by this run, took it.
+    By(Name, u64, Incarnation),
+    /// It may have been taken, or never have been stored: no evidence tells.
+    Unclear,
+    /// No recovery can have taken it.
+    No,
+}
+
+/// The recovery that took the message: by the offset of its answer; without one, by when it was sent.
+fn taken_by(books: &Books, report: &SentReported, clock_slack_ms: u64) -> Taken {
+    let mut taken = Taken::No;
     for (source, broker) in &books.brokers {
         if !report.broker.is_empty() && *source != report.broker {
             continue;
         }
-        let run_after = |epoch: u64| {
-            let next = broker.epochs.iter().find(|started| started.epoch.number > epoch)?;
-            Some((source.clone(), epoch, next.epoch.incarnation))
-        };
         if let (Some(queue_id), Some(offset), Some(topic)) =
             (report.queue_id, report.queue_offset, broker.topic_named(&report.topic))
+            && let Some(queue) = broker.queues.get(&lifecycle::identity::QueueKey { topic, queue_id })
         {
-            let key = lifecycle::identity::QueueKey { topic, queue_id };
-            let queue = broker.queues.get(&key);
-            let cut = queue.and_then(|q| q.truncations.iter().rev().find(|cut| cut.end <= offset));
-            if let Some(cut) = cut {
-                return run_after(cut.epoch);
+            let next = |cut: &Truncation| broker.epochs.iter().find(|next| next.epoch.number > cut.epoch);
+            match queue.taken_at(offset).map(|cut| (cut, next(cut))) {
+                Some((cut, Some(next))) => {
+                    return Taken::By(source.clone(), cut.epoch, next.epoch.incarnation);
+                }
+                Some((_, None)) => taken = Taken::Unclear,
+                None => {}
+            }
+            continue;
+        }
+        for window in broker.unnamed_windows.iter().rev() {
+            match window.holds(report, clock_slack_ms) {
+                Some(true) => return Taken::By(source.clone(), window.epoch, window.incarnation),
+                Some(false) => {}
+                None => taken = Taken::Unclear,
             }
         }
-        if broker.unnamed > 0
-            && let Some((_, epoch, unnamed_by)) = broker.unnamed_windows.last()
-        {
-            return Some((source.clone(), *epoch, *unnamed_by));
+        // only the newest windows are kept
+        let oldest = broker.unnamed_windows.first().filter(|_| broker.unnamed_windows.len() >= EPOCHS_MAX);
+        if oldest.is_some_and(|oldest| report.sent_wall_ms < oldest.heard_wall_ms) {
+            taken = Taken::Unclear;
         }
     }
-    None
+    taken
+}
+
+impl UnnamedWindow {
+    /// Whether a message that its producer says was stored, and that nothing else tells of, was sent in this window; `None`:
+    /// nobody says when it was sent. What was answered OK later than the recovery would be there.
+    fn holds(&self, report: &SentReported, clock_slack_ms: u64) -> Option<bool> {
+        let ends = self.opened_wall_ms.saturating_add(clock_slack_ms);
+        if report.sent_wall_ms == 0 {
+            return (report.reported_wall_ms <= ends).then_some(true);
+        }
+        let answered = report.sent_wall_ms.saturating_add(ANSWER_MS_MAX);
+        let begins = self.heard_wall_ms.saturating_sub(clock_slack_ms);
+        Some((begins..=ends.saturating_add(ANSWER_MS_MAX)).contains(&answered))
+    }
 }

@@ -2,6 +2,7 @@
 
 mod conflicts;
 mod debts;
+mod power_cuts;
 mod producers;
 mod streams;
 mod waiting;
@@ -16,99 +17,7 @@ use lifecycle::ranges::Ranges;
 use verdict::VerdictState::{self, Accepted, Acknowledged, Confirmed, Suspected, Withdrawn};
 use world::*;
 
-#[test]
-fn a_power_cut_is_one_incident_with_every_lost_id() {
-    let mut w = World::new();
-    w.send(3);
-    w.flush();
-    w.send(2);
-    w.consume(ORDERS, 0, 3);
-    w.restart(false, &[(ORDERS, 3)], 0);
-    let verdict = w.only(Class::StoredNotFlushedLost, Confirmed);
-    assert_eq!(spans(verdict), vec![(ORDERS, 3, 5, 1)]);
-    assert_eq!(verdict.ids, vec!["id-3", "id-4"]);
-    assert_eq!((verdict.messages, verdict.epoch), (2, 1));
-    assert_eq!(verdict.cause.setting, "flushDiskType=ASYNC_FLUSH");
-    assert_eq!(verdict.topics, vec!["orders"]);
-    assert_eq!(w.judge.counts().confirmed_messages[&Class::StoredNotFlushedLost], 2);
-    // the offsets live on in the next epoch, and nothing of the old incident touches them
-    w.send(2);
-    w.consume(ORDERS, 3, 5);
-    w.only(Class::StoredNotFlushedLost, Confirmed);
-}
-
-#[test]
-fn what_a_power_cut_took_without_a_trace_is_undecided_until_a_report_names_it() {
-    let mut w = World::new();
-    w.send(3);
-    w.flush();
-    w.restart(false, &[(ORDERS, 3)], 7);
-    let verdict = w.only(Class::Undecided, Confirmed);
-    assert_eq!((verdict.undecided, verdict.messages), (7, 0));
-    assert_eq!(w.books.undecided(), 7);
-    w.report("id-77", SendOutcome::Ok, Some(4));
-    assert_eq!(w.answer(|_| Vec::new()), 1);
-    let lost: Vec<_> = w.verdicts().into_iter().filter(|v| v.class == Class::StoredNotFlushedLost).collect();
-    assert_eq!(lost.len(), 1);
-    assert_eq!(
-        (lost[0].ids.clone(), lost[0].messages, lost[0].state),
-        (vec!["id-77".to_owned()], 1, Confirmed)
-    );
-    assert_eq!(w.verdicts().iter().find(|v| v.class == Class::Undecided).unwrap().undecided, 6);
-}
-
-#[test]
-fn restarts_that_take_nothing_say_nothing() {
-    for clean in [true, false] {
-        let mut w = World::new();
-        w.send(5);
-        w.deliver(ORDERS, 0, 2);
-        w.restart(clean, &[], 0);
-        w.consume(ORDERS, 0, 5);
-        w.send(2);
-        w.consume(ORDERS, 5, 7);
-        w.restart(clean, &[], 0);
-        w.wait(100_000);
-        w.silent();
-    }
-}
-
-#[test]
-fn frames_above_the_readable_journal_are_counted_against_the_unnamed() {
-    let mut w = World::new();
-    w.say(vec![Fact::JournalFlushed { sequence: 1 }, Fact::Reserved { messages: 256, bytes: 1 << 20 }]);
-    w.send(4);
-    // the journal's tail (the frame with the four) did not survive, but we have it
-    let books = w.books.brokers.get("b").unwrap();
-    let run = books.current;
-    let recovered = Recovered {
-        clean: false,
-        queues: vec![(q(ORDERS), 0, 0)],
-        closed: vec![(run, 2)],
-        unnamed_max: 10,
-        ..Default::default()
-    };
-    w.restart(true, &[], 0);
-    w.silent();
-    let mut w2 = World::new();
-    w2.say(vec![Fact::JournalFlushed { sequence: 1 }]);
-    w2.send(4);
-    let position = Position { incarnation: Incarnation([50; 16]), sequence: 1 };
-    let frame = lifecycle::frame::Frame {
-        reset: true,
-        snapshot: false,
-        now: w2.now,
-        facts: vec![Fact::Recovered(recovered)],
-    };
-    w2.books.apply(&"b".into(), position, &frame);
-    w2.heads.insert("b".into(), Some(position));
-    w2.step(Vec::new());
-    let undecided = w2.verdicts().into_iter().find(|v| v.class == Class::Undecided).unwrap();
-    assert_eq!(undecided.undecided, 6);
-    let lost = w2.verdicts().into_iter().find(|v| v.class == Class::StoredNotFlushedLost).unwrap();
-    assert_eq!(lost.ids.len(), 4);
-}
-
+/// Answered OK, no offset told, and stored nowhere, after a recovery that left messages without a name.
 #[test]
 fn retention_takes_what_was_never_delivered() {
     let mut w = World::new();
@@ -525,6 +434,38 @@ fn a_client_that_goes_on_where_it_was_before_a_recovery_skips_reused_offsets() {
         let expected = [(Class::OffsetReused, vec![(ORDERS, 2, 4, 2)]), (other, vec![(ORDERS, 4, 5, 2)])];
         assert_eq!(said.len(), 2, "{said:?}");
         assert!(expected.iter().all(|one| said.contains(one)), "{said:?}");
+    }
+}
+
+#[test]
+fn a_client_that_commits_first_and_reads_later_has_lost_nothing() {
+    for (waited, told) in [(0, Withdrawn), (31_000, VerdictState::Recovered)] {
+        let mut w = World::new();
+        w.send(4);
+        w.consume(ORDERS, 0, 4);
+        w.restart(false, &[(ORDERS, 2)], 0);
+        w.say(vec![moved("g", ORDERS, 4, 2, MoveReason::Recovery)]);
+        // what it had consumed before the recovery is committed again, and it waits for what comes next
+        w.say(vec![moved("g", ORDERS, 2, 4, MoveReason::Commit)]);
+        w.send(3);
+        let reused = |w: &World| {
+            let found: Vec<_> =
+                w.verdicts().iter().filter(|v| v.class == Class::OffsetReused).map(|v| v.state).collect();
+            found
+        };
+        assert_eq!(reused(&w), [Suspected]);
+        w.wait(waited);
+        w.deliver(ORDERS, 2, 5);
+        assert_eq!(reused(&w), [told]);
+        w.say(vec![moved("g", ORDERS, 4, 5, MoveReason::Commit)]);
+        let lost = w.verdicts().into_iter().filter(|v| !v.group.is_empty() && v.state == Confirmed).count();
+        assert_eq!(lost, 0);
+        let books = &w.books.brokers["b"].groups["g"].queues[&q(ORDERS)];
+        assert_eq!(
+            (books.counts.lost, books.counts.settled),
+            (0, 7),
+            "2 of the 5 it was handed twice were taken by recovery"
+        );
     }
 }
 

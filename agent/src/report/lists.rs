@@ -171,17 +171,18 @@ pub fn gaps(books: &Books) -> Vec<GapRow> {
                 text: "frames were never received; what they said about deliveries is undecided".to_owned(),
             });
         }
-        for (unnamed, epoch, incarnation) in &broker.unnamed_windows {
+        for window in &broker.unnamed_windows {
             rows.push(GapRow {
                 source: source.clone(),
-                incarnation: incarnation.to_string(),
+                incarnation: window.incarnation.to_string(),
                 from_sequence: 0,
                 to_sequence: 0,
                 kind: "recovery-window".to_owned(),
-                undecided_messages: *unnamed,
-                noted_wall_ms: broker.now.wall_ms,
+                undecided_messages: window.messages,
+                noted_wall_ms: window.opened_wall_ms,
                 text: format!(
-                    "the end of epoch {epoch} left up to {unnamed} messages without a readable trace"
+                    "the end of epoch {} left up to {} messages without a readable trace",
+                    window.epoch, window.messages
                 ),
             });
         }

@@ -68,6 +68,8 @@ pub struct ChangeInvisible {
     pub handle: String,
     /// From now, ms; 0: at once.
     pub invisible_ms: u64,
+    /// The message never left the broker, since whoever was to get it had hung up: the attempt does not count.
+    pub never_left: bool,
 }
 
 /// Put a message into the dead-letter queue.

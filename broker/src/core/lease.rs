@@ -146,7 +146,7 @@ impl Core {
                 group: change.group.clone(),
                 queue: handle.queue,
                 offset: handle.offset,
-                attempt: handle.attempt,
+                attempt: handle.attempt - u32::from(change.never_left && handle.attempt > 0),
                 visible_at_ms,
             });
             if visible_at_ms <= now.wall_ms {

@@ -8,7 +8,7 @@
 use super::append::{index_keys, tag_hash};
 use super::slave::newer_table;
 use super::snapshot::{self, Snapshot, SnapshotState};
-use super::topics::{PERM_READ_WRITE, queue_index};
+use super::topics::{PERM_READ_WRITE, is_system_topic, queue_index};
 use super::{Core, CoreParts, Counters};
 use super::{flush::FlushState, lease, retention::RetentionState, sessions::Sessions};
 use crate::config::{BrokerRole, Config, ReplicaAck};
@@ -19,7 +19,7 @@ use crate::trace::{StoredMessageFact, Trace};
 use lifecycle::clock::Now;
 use lifecycle::fact::{ExpiryReason, Fact, LeaveReason, MoveReason, Recovered, StoredKind, TopicConfigured};
 use lifecycle::frame::FrameDecoder;
-use lifecycle::identity::{CopyReason, Epoch, Incarnation, LogPosition, Name, QueueKey};
+use lifecycle::identity::{CopyReason, Epoch, Incarnation, LogPosition, Name, QueueKey, TopicIncarnation};
 use lifecycle::position::Position;
 use lifecycle::ranges::Ranges;
 use std::collections::BTreeMap;
@@ -160,16 +160,15 @@ impl Core {
         let flushed = state.flushed;
         self.state = state;
         let whole = LogPosition(u64::MAX);
-        let Found { ends, bad, again, scan } = self.scan_log(base, (queues_from, whole), flushed)?;
+        let Found { ends, bad, topics, again, scan } = self.scan_log(base, (queues_from, whole), flushed)?;
         let bad: Vec<(QueueKey, Ranges)> = bad.into_iter().collect();
         let clean = clean && scan.torn_bytes == 0 && scan.damaged.is_empty() && again.is_empty();
         let stated_again = again.len() as u64;
-        let known_end = self.state.log_end;
+        for (topic, (name, queues)) in topics {
+            self.topic_again(topic, name, queues);
+        }
         for record in again {
             self.state_its_epoch(&record, &epochs);
-            if record.logged.commitlog_offset >= known_end {
-                self.state_its_topic(&record);
-            }
             self.state_again(record);
         }
         // the master this copy was of may have had more on its disk
@@ -267,12 +266,14 @@ impl Core {
         flushed: LogPosition,
     ) -> StoreResult<Found> {
         let from = queues_from.min(self.index_from).max(self.log.start());
+        let all_kept = self.log.start() <= queues_from;
         let mut dispatch = Dispatch {
             state: &self.state,
             queues: &mut self.queues,
             index: &mut self.index,
             index_from: self.index_from,
             queues_from,
+            all_kept,
             found: Found { ends: base, ..Default::default() },
         };
         let mut failed: Option<StoreError> = None;
@@ -302,19 +303,16 @@ impl Core {
         }
     }
 
-    /// The record names its topic: one whose making did not reach the journal, with an answered message in it, is made again.
-    fn state_its_topic(&mut self, again: &Again) {
-        let Ok((message, _)) = StoredMessage::decode(&again.logged.record) else { return };
-        if self.state.topic_of(again.queue.topic).is_some() {
-            return;
-        }
-        let made_for_one =
-            message.topic.starts_with(RETRY_PREFIX) || message.topic.starts_with(DEAD_LETTER_PREFIX);
-        let queues = if made_for_one { 1 } else { self.config.default_queues };
-        let queues = queues.max(again.queue.queue_id + 1);
+    /// The journal lost that this topic was made; messages in it are in the log.
+    fn topic_again(&mut self, topic: TopicIncarnation, name: Name, queues: u32) {
+        let queues = match is_system_topic(&name) || name.starts_with("%") {
+            true => queues,
+            false => queues.max(self.config.default_queues),
+        };
+        tracing::warn!(%name, queues, "the journal does not know this topic: it is made again from its messages");
         self.state(Fact::TopicConfigured(TopicConfigured {
-            topic: again.queue.topic,
-            name: message.topic.into(),
+            topic,
+            name,
             read_queues: queues,
             write_queues: queues,
             perm: PERM_READ_WRITE,
@@ -358,6 +356,8 @@ impl Core {
 struct Found {
     ends: Ends,
     bad: BTreeMap<QueueKey, Ranges>,
+    /// Topics the journal does not know, and at least how many queues they have.
+    topics: BTreeMap<TopicIncarnation, (Name, u32)>,
     again: Vec<Again>,
     scan: ScanReport,
 }
@@ -369,6 +369,8 @@ struct Dispatch<'a> {
     index: &'a mut KeyIndex,
     index_from: LogPosition,
     queues_from: LogPosition,
+    /// Retention took nothing of what the snapshot does not vouch for.
+    all_kept: bool,
     found: Found,
 }
 
@@ -391,15 +393,25 @@ impl Dispatch<'_> {
         let queue = QueueKey { topic: logged.topic, queue_id: message.queue_id as u32 };
         let offset = message.queue_offset;
         let first = !self.found.ends.contains_key(&queue);
-        let end = self.found.ends.entry(queue).or_insert(offset);
+        // a queue the snapshot does not know began behind it: what is missing before its first good record was spoilt,
+        // unless retention can have taken it
+        let begin = if self.all_kept { self.state.bounds(queue).min_offset.min(offset) } else { offset };
+        let end = self.found.ends.entry(queue).or_insert(begin);
         if offset < *end {
             return Ok(());
         }
         let gap = *end..offset;
         *end = offset + 1;
-        let index = queue_index(self.state, self.queues, queue, message.topic)?;
-        if first && self.queues.max_offset(index) == 0 && offset > 0 {
-            self.queues.reset_to(index, offset)?;
+        let known = self.state.topic_of(queue.topic).map(|topic| topic.config.name.clone());
+        // a deleted topic's records lie where the journal knows the log
+        if known.is_none() && logged.commitlog_offset >= self.state.log_end {
+            let (_, queues) = self.found.topics.entry(queue.topic).or_insert((message.topic.into(), 0));
+            *queues = (*queues).max(queue.queue_id + 1);
+        }
+        let made = self.found.topics.get(&queue.topic).map(|(name, _)| name);
+        let index = queue_index(known.as_ref().or(made).map(|name| &**name), self.queues, queue)?;
+        if first && self.queues.max_offset(index) == 0 && gap.start > 0 {
+            self.queues.reset_to(index, gap.start)?;
         }
         if !gap.is_empty() {
             self.found.bad.entry(queue).or_default().insert(gap.start, gap.end);
@@ -409,12 +421,8 @@ impl Dispatch<'_> {
             let unit = Unit { commitlog_offset: logged.commitlog_offset.0 - 1, size: 1, tag_hash: 0 };
             self.queues.append(index, damaged, unit)?;
         }
-        let name = self.state.topic_of(queue.topic).map_or(message.topic, |topic| &topic.config.name);
-        let tag_hash = if name == SCHEDULE_TOPIC {
-            due_of(&message) as i64
-        } else {
-            tag_hash(message.properties.known())
-        };
+        let waits = known.as_ref().or(made).is_some_and(|name| name.as_ref() == SCHEDULE_TOPIC);
+        let tag_hash = if waits { due_of(&message) as i64 } else { tag_hash(message.properties.known()) };
         let unit = Unit { commitlog_offset: logged.commitlog_offset.0, size: len as u32, tag_hash };
         self.queues.append(index, offset, unit)?;
         if offset >= self.state.bounds(queue).max_offset {
@@ -502,8 +510,16 @@ impl Fold {
         start: Option<Position>,
         new: Incarnation,
     ) -> StoreResult<()> {
-        let mut reader = match start {
-            Some(position) => view.read_from(position)?,
+        let mut reader = match start.map(|position| view.read_from(position)) {
+            Some(Err(error)) if error.is_not_found() => {
+                // the journal is gone, the snapshot is not: what was stored is in the log, and readers are told of the gap
+                tracing::warn!(
+                    "the journal that the snapshot belongs to is missing: what it told is unknown"
+                );
+                self.holes = true;
+                view.read_all()?
+            }
+            Some(reader) => reader?,
             None => view.read_all()?,
         };
         while let Some(item) = reader.next()? {

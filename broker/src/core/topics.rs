@@ -2,7 +2,7 @@
 
 use super::Core;
 use crate::api::{Answer, ConfigureTopic, Refusal};
-use crate::state::{DEAD_LETTER_PREFIX, RETRY_PREFIX, SCHEDULE_TOPIC, State, Topic};
+use crate::state::{DEAD_LETTER_PREFIX, RETRY_PREFIX, SCHEDULE_TOPIC, Topic};
 use lifecycle::fact::{Fact, TopicConfigured};
 use lifecycle::identity::{Name, QueueKey};
 use store::consume_queue::{ConsumeQueues, QueueIndex};
@@ -120,22 +120,21 @@ impl Core {
         if let Some(index) = self.queue_indexes.get(&queue) {
             return Ok(*index);
         }
-        let index = queue_index(&self.state, &mut self.queues, queue, "unknown")?;
+        let name = self.state.topic_of(queue.topic).map(|topic| topic.config.name.clone());
+        let index = queue_index(name.as_deref(), &mut self.queues, queue)?;
         self.queue_indexes.insert(queue, index);
         Ok(index)
     }
 }
 
-/// The consume queue's files, made when absent. `named` is the topic's name where the state does not know it.
+/// The consume queue's files, made when absent; `topic` is its topic's name, when that still exists.
 pub(super) fn queue_index(
-    state: &State,
+    topic: Option<&str>,
     queues: &mut ConsumeQueues,
     queue: QueueKey,
-    named: &str,
 ) -> StoreResult<QueueIndex> {
-    let name = state.topic_of(queue.topic).map_or(named, |topic| &topic.config.name);
     // a recreated topic has other records: its incarnation is part of the folder's name
-    let dir = topic_dir(name, queue);
+    let dir = topic_dir(topic.unwrap_or("unknown"), queue);
     match queues.find(&dir, queue.queue_id) {
         Some(index) => Ok(index),
         None => queues.create(&dir, queue.queue_id),

@@ -105,14 +105,16 @@ impl Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let waiting = self.waiting.drain(..).map(|leased| leased.handle);
-        for handle in self.handed_out.drain(..).chain(waiting) {
+        // a client that asks and hangs up, again and again, must not use up the attempts of what it never saw
+        let waiting = self.waiting.drain(..).map(|leased| (leased.handle, true));
+        for (handle, never_left) in self.handed_out.drain(..).map(|handle| (handle, false)).chain(waiting) {
             let give_back = ChangeInvisible {
                 group: self.group.clone(),
                 topic: self.topic.clone(),
                 client: self.client.clone(),
                 handle,
                 invisible_ms: 0,
+                never_left,
             };
             // when the core takes nothing more, the lease runs out by itself
             if let Err(error) = self.core.submit(Request::ChangeInvisible(give_back, Box::new(|_| ()))) {

@@ -75,6 +75,7 @@ pub(super) fn change_invisible(
         client: caller.client.clone(),
         handle: request.receipt_handle.clone(),
         invisible_ms,
+        never_left: false,
     })
 }
 

@@ -90,7 +90,7 @@ impl BrokerBooks {
         f: impl FnOnce(&mut GroupQueue, Bounds, &mut Vec<Change>),
     ) -> bool {
         let Some(queue) = self.queues.get(&key) else { return false };
-        let bounds = Self::bounds(queue, self.ended_runs_max);
+        let bounds = Self::bounds(queue, self.ended_runs_max, self.now.wall_ms);
         let Some(members) = self.groups.get_mut(group) else { return false };
         let Some(books) = members.queues.get_mut(&key) else { return false };
         members.active_wall_ms = self.now.wall_ms;
@@ -288,7 +288,7 @@ impl BrokerBooks {
             self.totals.unmatched += 1;
             return;
         };
-        let bounds = Self::bounds(queue, self.ended_runs_max);
+        let bounds = Self::bounds(queue, self.ended_runs_max, self.now.wall_ms);
         if to > queue.max && !queue.reuse_watch {
             queue.reuse_watch = true;
             self.queue_changed(key);
@@ -358,7 +358,7 @@ impl BrokerBooks {
             return;
         }
         self.totals.expired += gone;
-        let bounds = Self::bounds(queue, self.ended_runs_max);
+        let bounds = Self::bounds(queue, self.ended_runs_max, self.now.wall_ms);
         let owners = queue.owners.clone();
         self.queue_changed(key);
         let dead_letters = self.topic_name(key.topic).starts_with("%DLQ%");

@@ -1,7 +1,7 @@
 //! Owns what the broker's books do when a new run says what recovery kept. What lies at or above a recovered end is gone: by
 //! name where we had heard the names, by range where we had heard the offsets, else within the stated bound.
 
-use super::{BrokerBooks, EPOCHS_MAX, MISSING_COPIES_MAX};
+use super::{BrokerBooks, EPOCHS_MAX, MISSING_COPIES_MAX, UnnamedWindow};
 use crate::fold::event::{EVENT_IDS_MAX, NamedMessage, Span, What};
 use crate::fold::timers::Timer;
 use crate::fold::unflushed::{UnflushedCopy, name_messages};
@@ -16,17 +16,22 @@ const WINDOWS_MAX: usize = 4_096;
 impl BrokerBooks {
     pub(super) fn recovered(&mut self, recovered: &Recovered) {
         let unnamed = self.close_runs(recovered);
-        let cuts = self.cuts(recovered);
+        // frames that tell only of deliveries and commits are taken even where every stored message had been heard of
+        let untold = !recovered.clean && recovered.unnamed_max > 0;
+        let cuts = self.cuts(recovered, unnamed > 0);
         let closed_epoch = self.epoch;
         let copies = self.take_lost_copies(&cuts);
         let mut spans = Vec::new();
         let mut windows = Vec::new();
         let mut lost: BTreeMap<QueueKey, Ranges> = BTreeMap::new();
         for (key, (min, end)) in &cuts {
-            let Some(queue) = self.queues.get(key) else { continue };
             // what was stored without our hearing of it lies behind everything we have heard of
             if unnamed > 0 && windows.len() < WINDOWS_MAX {
-                let from = queue.max.max(*end);
+                if *end == 0 {
+                    // its first messages may have gone unheard
+                    self.queues.entry(*key).or_default();
+                }
+                let from = self.queues.get(key).map_or(0, |queue| queue.max).max(*end);
                 windows.push(Span {
                     queue: *key,
                     from,
@@ -34,6 +39,7 @@ impl BrokerBooks {
                     epoch: closed_epoch,
                 });
             }
+            let Some(queue) = self.queues.get(key) else { continue };
             let gone = queue.by_epoch((*end).max(queue.min), queue.max);
             let remade = copies.get(key).cloned().unwrap_or_default();
             // bad records were lost, and told, at an earlier recovery
@@ -47,7 +53,7 @@ impl BrokerBooks {
                 }
                 silent = queue.bad.clone();
             }
-            self.cut_queue(*key, (*min, *end), closed_epoch, &remade, unnamed);
+            self.cut_queue((*key, *min, *end), closed_epoch, &remade, unnamed, untold);
         }
         for (key, ranges) in &recovered.bad {
             for (from, to, epoch) in self.bad_records(*key, ranges) {
@@ -70,7 +76,13 @@ impl BrokerBooks {
             if self.unnamed_windows.len() >= EPOCHS_MAX {
                 self.unnamed_windows.remove(0);
             }
-            self.unnamed_windows.push((unnamed, closed_epoch, self.at.incarnation));
+            self.unnamed_windows.push(UnnamedWindow {
+                messages: unnamed,
+                epoch: closed_epoch,
+                incarnation: self.at.incarnation,
+                heard_wall_ms: self.heard_wall_ms,
+                opened_wall_ms: self.now.wall_ms,
+            });
         }
         if lost > 0 || unnamed > 0 {
             let clean = recovered.clean;
@@ -117,14 +129,23 @@ impl BrokerBooks {
         place(incarnation) < first_known
     }
 
-    /// Lowest offset and end of every queue after recovery.
-    fn cuts(&self, recovered: &Recovered) -> BTreeMap<QueueKey, (u64, u64)> {
+    /// Lowest offset and end of every queue after recovery; `all`: of those that never held anything we heard of, too.
+    fn cuts(&self, recovered: &Recovered, all: bool) -> BTreeMap<QueueKey, (u64, u64)> {
         let mut cuts: BTreeMap<QueueKey, (u64, u64)> =
             recovered.queues.iter().map(|(key, min, end)| (*key, (*min, *end))).collect();
         if !recovered.clean {
             // a queue recovery does not know lost everything it had
             for (key, queue) in &self.queues {
                 cuts.entry(*key).or_insert((queue.min, queue.min));
+            }
+        }
+        for (topic, known) in self.topics.iter().filter(|_| all) {
+            let queues = known.configured.read_queues.max(known.configured.write_queues);
+            for queue_id in 0..queues {
+                if cuts.len() >= WINDOWS_MAX {
+                    return cuts;
+                }
+                cuts.entry(QueueKey { topic: *topic, queue_id }).or_insert((0, 0));
             }
         }
         cuts
@@ -161,26 +182,31 @@ impl BrokerBooks {
 
     fn cut_queue(
         &mut self,
-        key: QueueKey,
-        kept: (u64, u64),
+        kept: (QueueKey, u64, u64),
         closed_epoch: u64,
         remade: &Ranges,
         unnamed: u64,
+        untold: bool,
     ) {
-        let (min, end) = kept;
+        let (key, min, end) = kept;
+        let Some(queue) = self.queues.get_mut(&key) else { return };
+        let owners = queue.owners.clone();
+        let heard_wall_ms = self.heard_wall_ms;
+        for owner in owners.iter().filter(|_| untold) {
+            self.with_group_queue(owner, key, |books, _, out| books.doubt_passed(heard_wall_ms, out));
+        }
         let Some(queue) = self.queues.get_mut(&key) else { return };
         let old_max = queue.max;
-        queue.recover(min, end, closed_epoch);
+        queue.recover(min, end, closed_epoch, unnamed);
         let hidden = queue.max.saturating_sub(old_max);
-        let owners = queue.owners.clone();
-        if unnamed > 0 {
+        if untold {
             // what was told last of deliveries and commits did not survive
             queue.untrusted_below = queue.untrusted_below.max(end);
         }
         self.store.stored += hidden;
         self.store.flushed += hidden;
         self.queue_changed(key);
-        if unnamed > 0 || end < old_max {
+        if untold || end < old_max {
             let reach = old_max.max(end).saturating_add(unnamed);
             for owner in &owners {
                 self.with_group_queue(owner, key, |books, _, _| books.may_have_passed(end, reach));

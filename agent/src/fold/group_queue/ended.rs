@@ -108,6 +108,30 @@ impl Ended {
         }
     }
 
+    /// What lies below the floor ended in `state` after all.
+    pub fn turn(&mut self, from: u64, to: u64, state: State) {
+        let from = from.max(self.known_from);
+        if from >= to {
+            return;
+        }
+        let before = self.runs.range(..from).next_back().map(|(start, (end, state))| (*start, *end, *state));
+        let within = self.runs.range(from..to).map(|(start, (end, state))| (*start, *end, *state));
+        let met: Vec<_> = before.filter(|(_, end, _)| *end > from).into_iter().chain(within).collect();
+        for (start, end, before) in met {
+            self.runs.remove(&start);
+            self.touched.insert(start / ENDED_WINDOW);
+            if start < from {
+                self.put(start, from, before);
+            }
+            if end > to {
+                self.put(to, end, before);
+            }
+        }
+        if state != State::Settled {
+            self.put(from, to, state);
+        }
+    }
+
     /// How many runs.
     pub fn run_count(&self) -> usize {
         self.runs.len()
@@ -148,7 +172,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn behaves_like_an_array(ends in prop::collection::vec((1u64..5, 6u8..12), 0..60), cut in 0u64..200, at in 0u64..200) {
+        fn behaves_like_an_array(ends in prop::collection::vec((1u64..5, 6u8..12), 0..60), cut in 0u64..200, at in 0u64..200,
+            turned in (0u64..200, 0u64..20, 6u8..12)) {
             let mut ended = Ended::default();
             let mut model: Vec<State> = Vec::new();
             for (len, state) in ends {
@@ -161,6 +186,11 @@ mod tests {
             let cut = cut.min(model.len() as u64);
             ended.cut(cut);
             model.truncate(cut as usize);
+            let cut = cut.min(model.len() as u64);
+            let (from, to) = (turned.0.min(cut), (turned.0 + turned.1).min(cut));
+            let state = State::from_u8(turned.2).unwrap();
+            ended.turn(from, to, state);
+            model[from as usize..to as usize].fill(state);
             for (offset, state) in model.iter().enumerate() {
                 let how = ended.how(offset as u64);
                 prop_assert!(how == Some(*state) || (how.is_none() && (offset as u64) < ended.known_from), "{offset}");

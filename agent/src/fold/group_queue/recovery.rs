@@ -74,6 +74,7 @@ impl GroupQueue {
             }
             _ => old,
         });
+        self.note_passed(&found, bounds);
         self.note(&mut found, out);
         self.settle_down(bounds);
     }

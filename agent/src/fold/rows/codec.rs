@@ -2,10 +2,11 @@
 //! fails, never panics.
 
 use super::RowError;
-use crate::fold::broker::{Gap, Run, Totals};
+use crate::fold::broker::{Gap, Run, Totals, UnnamedWindow};
 use crate::fold::class::Class;
 use crate::fold::dead_letters::{DeadLetter, Outcome};
 use crate::fold::group::{GroupBooks, Member};
+use crate::fold::group_queue::reread::Passed;
 use crate::fold::group_queue::{Counts, GroupQueue};
 use crate::fold::marks::{Mark, State};
 use crate::fold::queue::{Queue, Truncation};
@@ -217,6 +218,18 @@ impl Row for Truncation {
     }
 }
 
+impl Row for UnnamedWindow {
+    fn put(&self, out: &mut Vec<u8>) {
+        (self.messages, (self.epoch, self.incarnation)).put(out);
+        (self.heard_wall_ms, self.opened_wall_ms).put(out);
+    }
+    fn get(row: &mut Reader<'_>) -> Result<Self, RowError> {
+        let (messages, (epoch, incarnation)) = Row::get(row)?;
+        let (heard_wall_ms, opened_wall_ms) = Row::get(row)?;
+        Ok(UnnamedWindow { messages, epoch, incarnation, heard_wall_ms, opened_wall_ms })
+    }
+}
+
 impl Row for Queue {
     fn put(&self, out: &mut Vec<u8>) {
         for value in [self.min, self.max, self.stored, self.lost, self.expired, self.untrusted_below] {
@@ -335,6 +348,8 @@ impl Row for GroupQueue {
             value.put(out);
         }
         (counts.lost, counts.undecided).put(out);
+        (self.passed.from, self.passed.to).put(out);
+        self.passed.wall_ms.put(out);
         (self.ended.known_from, self.read_wall_ms).put(out);
         put_varint(out, self.lost.len() as u64);
         for (from, (to, class)) in &self.lost {
@@ -364,6 +379,7 @@ impl Row for GroupQueue {
                 lost: Row::get(row)?,
                 undecided: Row::get(row)?,
             },
+            passed: Passed { from: Row::get(row)?, to: Row::get(row)?, wall_ms: Row::get(row)? },
             ..Default::default()
         };
         (books.ended.known_from, books.read_wall_ms) = Row::get(row)?;

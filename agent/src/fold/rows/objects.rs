@@ -114,8 +114,7 @@ impl BrokerBooks {
         self.epochs.put(out);
         self.gaps.iter().cloned().collect::<Vec<_>>().put(out);
         self.runs.iter().map(|(key, run)| (*key, *run)).collect::<Vec<_>>().put(out);
-        let windows = self.unnamed_windows.iter().map(|(count, epoch, run)| (*count, (*epoch, *run)));
-        windows.collect::<Vec<_>>().put(out);
+        self.unnamed_windows.put(out);
         self.retired.iter().map(|(group, at)| (group.clone(), *at)).collect::<Vec<_>>().put(out);
         put_varint(out, self.missing_copies.len() as u64);
         for (group, parent, reason) in &self.missing_copies {
@@ -136,8 +135,7 @@ impl BrokerBooks {
         self.epochs = Vec::<EpochStarted>::get(row)?;
         self.gaps = Vec::get(row)?.into();
         self.runs = Vec::<(Incarnation, _)>::get(row)?.into_iter().collect();
-        let windows = Vec::<(u64, (u64, Incarnation))>::get(row)?;
-        self.unnamed_windows = windows.into_iter().map(|(count, (epoch, run))| (count, epoch, run)).collect();
+        self.unnamed_windows = Vec::get(row)?;
         self.retired = Vec::<(Name, u64)>::get(row)?.into_iter().collect();
         for _ in 0..row.length(MISSING_COPIES_MAX)? {
             let (group, parent) = Row::get(row)?;

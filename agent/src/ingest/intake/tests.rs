@@ -306,3 +306,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn how_far_an_old_run_was_says_nothing_about_the_run_of_a_snapshot() {
+    let mut intake = after(0);
+    let mut out = Vec::new();
+    intake.take(batch(RUN, 1, &frames(6, 3), 500), 0, &mut out);
+    // the rest is gone; the source goes on elsewhere
+    intake.advance(Position { incarnation: NEXT, sequence: 2 });
+    intake.restart();
+    intake.take(batch(NEXT, 3, &[], 2), 0, &mut out);
+    assert_eq!(intake.head(), Some(Position { incarnation: NEXT, sequence: 2 }));
+    assert!(intake.caught_up());
+}

@@ -210,6 +210,17 @@ impl World {
 
     /// A producer's report, through the evidence log.
     pub(crate) fn report(&mut self, id: &str, outcome: SendOutcome, offset: Option<u64>) {
+        self.report_of(id, outcome, offset, 0);
+    }
+
+    /// The same, of a send at a time that the producer tells (0: it does not).
+    pub(crate) fn report_of(
+        &mut self,
+        id: &str,
+        outcome: SendOutcome,
+        offset: Option<u64>,
+        sent_wall_ms: u64,
+    ) {
         self.reports += 1;
         let position = Position { incarnation: Incarnation([99; 16]), sequence: self.reports };
         let report = SentReported {
@@ -219,7 +230,7 @@ impl World {
             broker: "b".into(),
             queue_id: offset.map(|_| 0),
             queue_offset: offset,
-            sent_wall_ms: 0,
+            sent_wall_ms,
             reported_wall_ms: self.now.wall_ms,
         };
         self.evidence(position, Fact::SentReported(report));

@@ -223,6 +223,7 @@ impl Bench {
             client: "c".into(),
             handle: handle.to_owned(),
             invisible_ms: ms,
+            never_left: false,
         };
         self.ask(|reply| Request::ChangeInvisible(change, reply))
     }

@@ -43,6 +43,7 @@ fn the_last_attempt_ends_in_the_dead_letters_and_settles_the_parent() {
             client: "c".into(),
             handle: leased[0].handle.clone(),
             invisible_ms: 100,
+            never_left: false,
         };
         bench.ask(|reply| Request::ChangeInvisible(change, reply)).unwrap();
         bench.pass(101);
@@ -65,11 +66,33 @@ fn a_nack_without_delay_is_visible_at_once_and_dead_at_once_after_the_last_attem
             client: "c".into(),
             handle: leased[0].handle.clone(),
             invisible_ms: 0,
+            never_left: false,
         };
         bench.ask(|reply| Request::ChangeInvisible(change, reply)).unwrap();
     }
     assert!(bench.receive("c", "g", "t", 10_000).is_empty());
     assert_eq!(bench.queue_ends("%DLQ%g"), [1]);
+}
+
+#[test]
+fn what_never_left_the_broker_uses_up_no_attempt() {
+    let mut bench = Bench::new(small());
+    bench.send("t", "A").unwrap();
+    for _ in 0..5 {
+        let leased = bench.receive("c", "g", "t", 10_000);
+        assert_eq!(leased[0].attempt, 1);
+        let change = ChangeInvisible {
+            group: "g".into(),
+            topic: "t".into(),
+            client: "c".into(),
+            handle: leased[0].handle.clone(),
+            invisible_ms: 0,
+            never_left: true,
+        };
+        bench.ask(|reply| Request::ChangeInvisible(change, reply)).unwrap();
+    }
+    assert_eq!(bench.receive("c", "g", "t", 10_000)[0].attempt, 1);
+    assert!(bench.queue_ends("%DLQ%g").is_empty());
 }
 
 #[test]

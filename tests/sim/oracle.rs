@@ -1,0 +1,186 @@
+//! Owns the truth, from two sides the agent never sees: what clients sent, were answered and were handed (history), and what was
+//! destroyed (a scan of the commit log's bytes before and after each fault). Never asks broker or agent anything.
+
+use agent::fold::class::Class;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Display, Formatter};
+use std::path::Path;
+use store::disk::{Disk, OpenMode};
+use store::disk_sim::SimDisk;
+use wire::message::{MAGIC_V1, StoredMessage};
+
+/// A stored message, by the place and the epoch that first stored it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Unit {
+    pub(crate) topic: String,
+    pub(crate) queue: u32,
+    pub(crate) offset: u64,
+    pub(crate) epoch: u64,
+}
+
+impl Display for Unit {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}@{}", self.topic, self.queue, self.offset, self.epoch)
+    }
+}
+
+/// What one client knows of one send.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sent {
+    pub(crate) topic: String,
+    pub(crate) attempts: u32,
+    /// Queue and offset of an OK, and whether it promised the disk.
+    pub(crate) answered: Option<(u32, u64, bool)>,
+    pub(crate) refused: bool,
+}
+
+/// What fate something has: a group (empty: the store's own copy), and a unit or `id:…`.
+pub(crate) type Fate = (String, String);
+
+/// See the module text.
+#[derive(Default)]
+pub(crate) struct Oracle {
+    pub(crate) sent: BTreeMap<String, Sent>,
+    /// Per group, what its members were handed.
+    pub(crate) handed: BTreeMap<String, BTreeSet<Unit>>,
+    present: BTreeMap<(String, u32, u64), (u64, String)>,
+    /// Everything ever seen in the log, with its client id.
+    pub(crate) ever: BTreeMap<Unit, String>,
+    /// What a fault destroyed.
+    pub(crate) destroyed: BTreeSet<Unit>,
+    /// What retention deleted.
+    pub(crate) expired: BTreeSet<Unit>,
+    /// The verdicts that must be there at the end.
+    pub(crate) expected: BTreeMap<Fate, Class>,
+    /// How often each fault and control was injected.
+    pub(crate) injected: BTreeMap<&'static str, u64>,
+    next_id: u64,
+    /// Where each present record's body begins: file, offset, length.
+    pub(crate) bodies: BTreeMap<(String, u32, u64), (std::path::PathBuf, u64, usize)>,
+}
+
+/// Whether clients name the topic themselves (the others hold the broker's own copies).
+pub(crate) fn is_users(topic: &str) -> bool {
+    !topic.starts_with('%') && topic != "SCHEDULE_TOPIC_XXXX"
+}
+
+impl Oracle {
+    pub(crate) fn new_id(&mut self) -> String {
+        self.next_id += 1;
+        format!("id-{:06}", self.next_id)
+    }
+
+    pub(crate) fn count(&mut self, what: &'static str) {
+        *self.injected.entry(what).or_default() += 1;
+    }
+
+    pub(crate) fn expect(&mut self, group: &str, what: impl Display, class: Class) {
+        self.expected.insert((group.to_owned(), what.to_string()), class);
+    }
+
+    /// The unit now at a place.
+    pub(crate) fn unit(&self, topic: &str, queue: u32, offset: u64) -> Option<Unit> {
+        let (epoch, _) = self.present.get(&(topic.to_owned(), queue, offset))?;
+        Some(Unit { topic: topic.to_owned(), queue, offset, epoch: *epoch })
+    }
+
+    /// Units of a topic that are in the log now.
+    pub(crate) fn present_in(&self, topic: &str) -> Vec<Unit> {
+        let here = self.present.iter().filter(|((of, _, _), _)| of == topic);
+        here.map(|((topic, queue, offset), (epoch, _))| Unit {
+            topic: topic.clone(),
+            queue: *queue,
+            offset: *offset,
+            epoch: *epoch,
+        })
+        .collect()
+    }
+
+    /// Reads the log's bytes while nothing was destroyed: what is missing was deleted by retention. Returns that.
+    pub(crate) fn scan(&mut self, disk: &SimDisk, run: u64) -> Vec<Unit> {
+        let gone = self.look(disk, run);
+        self.expired.extend(gone.iter().cloned());
+        gone
+    }
+
+    /// Reads the log's bytes after a fault: what is missing was destroyed.
+    pub(crate) fn destroyed_by_crash(&mut self, disk: &SimDisk, run: u64) -> Vec<Unit> {
+        let gone = self.look(disk, run);
+        for unit in gone.iter().filter(|unit| is_users(&unit.topic)) {
+            self.expect("", unit, Class::StoredNotFlushedLost);
+        }
+        self.destroyed.extend(gone.iter().cloned());
+        gone
+    }
+
+    fn look(&mut self, disk: &SimDisk, run: u64) -> Vec<Unit> {
+        let mut found = BTreeMap::new();
+        self.bodies.clear();
+        for (path, len) in disk.files() {
+            if path.starts_with(Path::new(crate::world::DATA).join("commitlog")) {
+                self.read_file(disk, (&path, len), &mut found);
+            }
+        }
+        let mut gone = Vec::new();
+        self.present.retain(|key, (epoch, _)| {
+            let stays = found.contains_key(key);
+            if !stays {
+                let (topic, queue, offset) = key.clone();
+                gone.push(Unit { topic, queue, offset, epoch: *epoch });
+            }
+            stays
+        });
+        for (key, id) in found {
+            let entry = self.present.entry(key.clone()).or_insert((run, id.clone()));
+            assert_eq!(entry.1, id, "an offset names one message for as long as it exists: {key:?}");
+            let (topic, queue, offset) = key;
+            self.ever.insert(Unit { topic, queue, offset, epoch: entry.0 }, id);
+        }
+        gone
+    }
+
+    fn read_file(
+        &mut self,
+        disk: &SimDisk,
+        (path, len): (&Path, u64),
+        found: &mut BTreeMap<(String, u32, u64), String>,
+    ) {
+        let file = disk.open(path, OpenMode::Existing).expect("it was listed");
+        let mut bytes = vec![0; len as usize];
+        let read = file.read_at(&mut bytes, 0).expect("the disk works");
+        bytes.truncate(read);
+        let magic = MAGIC_V1.to_be_bytes();
+        let mut at = 0;
+        while at + 8 <= bytes.len() {
+            if bytes[at + 4..at + 8] != magic {
+                at += 1;
+                continue;
+            }
+            let Ok((message, size)) = StoredMessage::decode(&bytes[at..]) else {
+                at += 1;
+                continue;
+            };
+            if message.body_is_intact() {
+                let id = message.properties.get("UNIQ_KEY").unwrap_or_default().to_owned();
+                let key = (message.topic.to_owned(), message.queue_id as u32, message.queue_offset);
+                let body = message.body.as_ptr() as usize - bytes.as_ptr() as usize;
+                self.bodies.insert(key.clone(), (path.to_owned(), body as u64, message.body.len()));
+                found.insert(key, id);
+            }
+            at += size.max(1);
+        }
+    }
+
+    /// Answered sends among what was destroyed although their promise covers the fault.
+    pub(crate) fn lost_writes(&self, destroyed: &[Unit], survives: impl Fn(bool) -> bool) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for unit in destroyed {
+            let Some(sent) = self.ever.get(unit).and_then(|id| self.sent.get(id)) else { continue };
+            let Some((queue, offset, durable)) = sent.answered else { continue };
+            if (queue, offset) == (unit.queue, unit.offset) && sent.topic == unit.topic && survives(durable) {
+                wrong.push(format!("lost write: {unit} was answered OK (durable: {durable}) and is gone"));
+            }
+        }
+        wrong
+    }
+}
