@@ -64,6 +64,7 @@ const DOORS: [(&str, &[&str], &[&str]); 3] = [
             "broker/src/http",
             "broker/src/server",
             "broker/src/replication/master",
+            "broker/src/replication/campaign",
             "broker/src/replication/follow",
             "broker/src/feed",
             "agent/src/http",

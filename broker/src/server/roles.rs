@@ -46,8 +46,8 @@ impl Roles {
         let part = if slave { Part::Slave } else { Part::Master };
         let otherwise = Mandate { part, promised: 0, wrote_last: !slave };
         let is_member = !config.members.is_empty();
-        let by_hand: Box<dyn Mastership> = match is_member || ByHand::is_in(parts.disk.as_ref(), &parts.dir)?
-        {
+        // a folder that is new gets its own file first
+        let by_hand: Box<dyn Mastership> = match ByHand::is_in(parts.disk.as_ref(), &parts.dir)? {
             true => Box::new(ByHand::open(&parts.disk, &parts.dir)?),
             false => Box::new(ByHand::later(&parts.disk, &parts.dir)),
         };
