@@ -113,10 +113,13 @@ fn run(group: &Group) -> Result<()> {
     }
     check_survivors(a, b, &sent)?;
     let wanted: BTreeSet<String> = sent.sent().into_keys().collect();
-    consumer.wait_for("everything that was answered OK", LIMIT, |events| {
+    let mut missing = BTreeSet::new();
+    let waited = consumer.wait_for("everything that was answered OK", LIMIT, |events| {
         let consumed = events.consumed();
-        wanted.iter().all(|body| consumed.contains_key(body))
-    })?;
+        missing = wanted.iter().filter(|body| !consumed.contains_key(*body)).cloned().collect();
+        missing.is_empty()
+    });
+    waited.with_context(|| format!("not consumed: {missing:?}"))?;
     consumer.stop()?;
     // its part is in its folder: a restart changes nothing, although the settings say otherwise
     for process in [a_process, b_process, c_process] {
