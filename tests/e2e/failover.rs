@@ -1,6 +1,7 @@
 //! A SYNC_MASTER and two replicas as processes, under load from a real SDK that is never restarted: the master is killed, a replica
 //! promoted, the old master comes back. Nothing that was answered OK is lost, and what the old master alone held is kept.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -113,13 +114,14 @@ fn run(group: &Group) -> Result<()> {
     }
     check_survivors(a, b, &sent)?;
     let wanted: BTreeSet<String> = sent.sent().into_keys().collect();
-    let mut missing = BTreeSet::new();
+    let missing = RefCell::new(BTreeSet::<String>::new());
     let waited = consumer.wait_for("everything that was answered OK", LIMIT, |events| {
         let consumed = events.consumed();
-        missing = wanted.iter().filter(|body| !consumed.contains_key(*body)).cloned().collect();
-        missing.is_empty()
+        let lacking = wanted.iter().filter(|body| !consumed.contains_key(*body));
+        missing.replace(lacking.cloned().collect());
+        missing.borrow().is_empty()
     });
-    waited.with_context(|| format!("not consumed: {missing:?}"))?;
+    waited.with_context(|| format!("not consumed: {:?}", missing.borrow()))?;
     consumer.stop()?;
     // its part is in its folder: a restart changes nothing, although the settings say otherwise
     for process in [a_process, b_process, c_process] {
