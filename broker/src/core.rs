@@ -48,6 +48,7 @@ use pull::WaitingPulls;
 use retention::RetentionState;
 use sessions::Sessions;
 use snapshot::SnapshotState;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use store::commit_log::CommitLog;
@@ -120,6 +121,8 @@ pub struct Core {
     following: Option<slave::Following>,
     /// No master whose epoch number is below this one is followed; as a master: above our own epoch, another one is to come.
     promised: u64,
+    /// Where queues ended when this member was promoted: what clients read above that was of an epoch that lost.
+    common_ends: BTreeMap<QueueKey, u64>,
     /// When a position that a replica has received was last stated.
     replicated_stated_ms: u64,
     waiting: WaitingPulls,

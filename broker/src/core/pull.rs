@@ -236,6 +236,11 @@ impl Core {
             records: Vec::new(),
         };
         let offset = u64::try_from(pull.offset).unwrap_or(0);
+        let stale = self.stale_offset(group, queue, offset).filter(|common_end| {
+            // once it was given something here, it may skip what it likes
+            let at = self.state.group(group).and_then(|group| group.queues.get(&queue));
+            at.is_some_and(|at| at.next <= *common_end)
+        });
         let outside = match offset {
             _ if pull.offset < 0 || offset < bounds.min_offset => {
                 Some((PullStatus::OffsetTooSmall, bounds.min_offset))
@@ -243,6 +248,7 @@ impl Core {
             _ if end == bounds.min_offset && end == 0 && offset > 0 => {
                 Some((PullStatus::NoMessageInQueue, 0))
             }
+            _ if stale.is_some() => stale.map(|common_end| (PullStatus::OffsetOverflowBadly, common_end)),
             _ if offset > end => Some((PullStatus::OffsetOverflowBadly, end)),
             _ => None,
         };

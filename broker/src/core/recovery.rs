@@ -114,6 +114,7 @@ impl Core {
             followers: followers(&parts.config),
             following: None,
             promised: parts.mandate.map_or(0, |mandate| mandate.promised),
+            common_ends: Default::default(),
             replicated_stated_ms: now.mono_ms,
             flush: FlushState::new(replayed.state.flushed, now),
             snapshot: SnapshotState::new(checkpoint, now, replayed.log_end, interval),
@@ -180,6 +181,9 @@ impl Core {
             let end = ends.get(&queue).copied().unwrap_or(bounds.min_offset);
             lost += bounds.max_offset.saturating_sub(end);
             queues.push((queue, bounds.min_offset.min(end), end));
+        }
+        if was_replica {
+            self.common_ends = queues.iter().map(|(queue, _, end)| (*queue, *end)).collect();
         }
         let nothing_lost = clean || (same_boot && !holes && lost == 0 && scan.damaged.is_empty());
         let unnamed_max =

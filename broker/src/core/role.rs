@@ -9,7 +9,7 @@ use crate::replication::epochs::LogView;
 use crate::replication::frame::Standing;
 use crate::replication::mastership::Part;
 use crate::replication::{Head, Progress};
-use lifecycle::identity::{Incarnation, LogPosition};
+use lifecycle::identity::{Incarnation, LogPosition, Name, QueueKey};
 use lifecycle::position::Position;
 use store::error::{ErrorKind, Result as StoreResult, StoreError};
 use store::journal::JournalView;
@@ -97,6 +97,15 @@ impl Core {
     /// How far this replica is.
     pub fn replica_progress(&self) -> Progress {
         Progress { received: self.log.end(), flushed: self.flush.log_flushed_to().min(self.log.end()) }
+    }
+
+    /// Where a group goes on that speaks of `offset`, when it can know that only from a master whose epoch lost: it was given nothing
+    /// so high here. Without this it would pass over what is stored now at offsets that it has read there. Holds as long as this
+    /// process plays its part; of whoever comes later the agent tells (offset-reused).
+    pub(super) fn stale_offset(&self, group: &Name, queue: QueueKey, offset: u64) -> Option<u64> {
+        let common_end = *self.common_ends.get(&queue)?;
+        let at = self.state.group(group)?.queues.get(&queue)?;
+        (offset > common_end && offset > at.next && at.position <= common_end).then_some(common_end)
     }
 
     /// A SLAVE refuses what only a master may do; answers what is left to be done.

@@ -86,6 +86,38 @@ fn a_promoted_replica_goes_on_and_the_old_master_keeps_what_it_alone_held() {
 }
 
 #[test]
+fn a_reader_of_what_the_old_master_alone_held_reads_what_is_stored_in_its_place() {
+    let mut pair = Pair::new(small());
+    pair.master.heartbeat("c", "g", "t", ConsumeModel::Clustering);
+    for n in 0..10 {
+        pair.master.send("t", &format!("A{n}")).unwrap();
+    }
+    assert_eq!(pair.master.pull("c", "g", "t", 0, 0).records.len(), 10);
+    pair.check_same("t");
+    for n in 0..10 {
+        pair.master.send("t", &format!("B{n}")).unwrap();
+    }
+    assert_eq!(pair.master.pull("c", "g", "t", 0, 10).next_offset, 20);
+    let mut new = change_places(pair, 7).master;
+    for n in 0..12 {
+        new.send("t", &format!("C{n}")).unwrap();
+    }
+    // the client was not restarted: what it knows is of an epoch that lost
+    new.heartbeat("c", "g", "t", ConsumeModel::Clustering);
+    assert!(new.commit("c", "g", "t", 0, 20).is_err(), "nobody was given what lies below");
+    assert_eq!(new.position("g", "t", 0), 0);
+    let corrected = new.pull("c", "g", "t", 0, 20);
+    assert_eq!((corrected.status, corrected.next_offset), (PullStatus::OffsetOverflowBadly, 10));
+    assert!(new.commit("c", "g", "t", 0, 10).is_ok(), "what is common may be done");
+    let read = new.pull("c", "g", "t", 0, 10);
+    assert_eq!((read.records.len(), read.next_offset), (12, 22));
+    assert!(new.commit("c", "g", "t", 0, 20).is_ok());
+    // from here on it may skip what it likes, as anywhere
+    new.send("t", "D").unwrap();
+    assert_eq!(new.pull("c", "g", "t", 0, 23).status, PullStatus::OffsetOverflowOne);
+}
+
+#[test]
 fn a_record_whose_frame_never_came_is_served_under_its_topic() {
     let mut pair = Pair::new(small());
     pair.carry_all();
