@@ -78,6 +78,7 @@ impl Stand {
             config: Config { flush_disk_type, ..Config::default() },
             incarnation: Incarnation([7; 16]),
             boot: None,
+            mandate: None,
             store_host: "127.0.0.1:10911".parse().unwrap(),
         };
         let (core, _) = Core::open(parts, now(0)).unwrap();

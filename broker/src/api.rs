@@ -5,12 +5,14 @@ pub mod consume;
 pub mod lease;
 pub mod query;
 pub mod refusal;
+pub mod replica;
 pub mod send;
 
 pub use consume::*;
 pub use lease::*;
 pub use query::*;
 pub use refusal::*;
+pub use replica::*;
 pub use send::*;
 
 /// Where one answer goes. Called once, on the core's thread, after every fact of its turn is in the journal; must not block.
@@ -58,6 +60,10 @@ pub enum Request {
     Query(Query, ReplyFn<Answer<QueryAnswer>>),
     /// Create or change a topic.
     ConfigureTopic(ConfigureTopic, ReplyFn<Answer<()>>),
+    /// What the stream to a replica hears of it.
+    Replica(ReplicaEvent),
+    /// What a replica gets from its master.
+    FromMaster(FromMaster, ReplyFn<Answer<()>>),
     /// Look at the core between two turns, when every fact is in the journal (feed, metrics).
     Look(LookFn),
 }

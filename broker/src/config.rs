@@ -56,6 +56,78 @@ pub struct Config {
     pub client_timeout_ms: u64,
     /// State facts in the journal. Off only to measure what tracking costs: without it nothing can be traced.
     pub journal: bool,
+    /// `ASYNC_MASTER` answers without waiting for replicas (RocketMQ's default), `SYNC_MASTER` after `in_sync_replicas` members
+    /// have it, `SLAVE` follows `master_address`, refuses sends and serves consumers.
+    pub broker_role: BrokerRole,
+    /// Members that must have a message before a SYNC_MASTER answers OK, the master included. RocketMQ 5's default, 1, waits for
+    /// nobody; ours really waits.
+    pub in_sync_replicas: u32,
+    /// A SYNC_MASTER refuses sends while fewer members than this are in sync, the master included; 1: never.
+    pub min_in_sync_replicas: u32,
+    /// Which word of a replica counts: `flushed` (it is on its disk) or `received` (RocketMQ's: in its memory).
+    pub replica_ack: ReplicaAck,
+    /// How long a SYNC_MASTER send waits for replicas before it is answered FLUSH_SLAVE_TIMEOUT, ms (RocketMQ: slaveTimeout).
+    pub replication_timeout_ms: u64,
+    /// Where a SLAVE finds its master's replication port.
+    pub master_address: Option<SocketAddr>,
+    /// Replication ports of all other members of the replica group. With them a member finds its master by itself, a promotion and a
+    /// restarted master first ask the others, and two masters cannot both confirm under SYNC_MASTER. Each member runs alone, with a
+    /// `replica_id` and a replication port of its own.
+    pub members: Vec<SocketAddr>,
+    /// What a SLAVE becomes when it is promoted: `SYNC_MASTER` or `ASYNC_MASTER`.
+    pub promoted_role: BrokerRole,
+    /// This member's name in its replica group; a SLAVE needs one that no other member has.
+    pub replica_id: String,
+}
+
+/// RocketMQ's brokerRole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum BrokerRole {
+    /// Takes sends, and waits for no replica.
+    #[serde(rename = "ASYNC_MASTER")]
+    AsyncMaster,
+    /// Takes sends, and waits for replicas.
+    #[serde(rename = "SYNC_MASTER")]
+    SyncMaster,
+    /// Follows a master.
+    #[serde(rename = "SLAVE")]
+    Slave,
+}
+
+impl BrokerRole {
+    /// RocketMQ's name for it.
+    pub fn text(self) -> &'static str {
+        match self {
+            BrokerRole::AsyncMaster => "ASYNC_MASTER",
+            BrokerRole::SyncMaster => "SYNC_MASTER",
+            BrokerRole::Slave => "SLAVE",
+        }
+    }
+
+    /// RocketMQ's broker id: a master is 0. Slaves of one group are not told apart yet: only one can be in a route.
+    pub fn broker_id(self) -> u64 {
+        u64::from(self == BrokerRole::Slave)
+    }
+}
+
+/// Which word of a replica counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReplicaAck {
+    /// It has received the message.
+    Received,
+    /// It has the message on its disk.
+    Flushed,
+}
+
+impl ReplicaAck {
+    /// Its name in the configuration.
+    pub fn text(self) -> &'static str {
+        match self {
+            ReplicaAck::Received => "received",
+            ReplicaAck::Flushed => "flushed",
+        }
+    }
 }
 
 /// RocketMQ's flushDiskType.
@@ -112,6 +184,15 @@ impl Default for Config {
             journal_disk_percent: 10,
             client_timeout_ms: 120 * SECOND,
             journal: true,
+            broker_role: BrokerRole::AsyncMaster,
+            in_sync_replicas: 2,
+            min_in_sync_replicas: 1,
+            replica_ack: ReplicaAck::Flushed,
+            replication_timeout_ms: 3 * SECOND,
+            master_address: None,
+            members: Vec::new(),
+            promoted_role: BrokerRole::SyncMaster,
+            replica_id: String::new(),
         }
     }
 }
@@ -159,21 +240,62 @@ impl Config {
         check(self.snapshot_interval_ms >= 100, "snapshot_interval_ms", "must be at least 100");
         check((1..=100).contains(&self.journal_disk_percent), "journal_disk_percent", "must be 1 to 100");
         check(self.client_timeout_ms >= 1000, "client_timeout_ms", "must be at least 1000");
+        self.replication_problems(&mut check);
         found
+    }
+
+    fn replication_problems(&self, check: &mut impl FnMut(bool, &'static str, &str)) {
+        // the master beside its replicas
+        let members = 1..=1 + crate::replication::followers::REPLICAS_MAX as u32;
+        check(members.contains(&self.in_sync_replicas), "in_sync_replicas", "must be 1 to 17");
+        let least = (1..=self.in_sync_replicas.max(1)).contains(&self.min_in_sync_replicas);
+        check(least, "min_in_sync_replicas", "must be 1 to in_sync_replicas");
+        let timeout = (1..=60_000).contains(&self.replication_timeout_ms);
+        check(timeout, "replication_timeout_ms", "must be 1 to 60000");
+        let slave = self.broker_role == BrokerRole::Slave;
+        let reaches = self.master_address.is_some() || !self.members.is_empty();
+        check(
+            !slave || reaches,
+            "master_address",
+            "a SLAVE needs one: HOST:PORT, or the addresses of all members",
+        );
+        let few = self.members.len() <= crate::replication::followers::REPLICAS_MAX;
+        check(few, "members", "must be at most 16 others");
+        let promoted = self.promoted_role != BrokerRole::Slave;
+        check(promoted, "promoted_role", "must be SYNC_MASTER or ASYNC_MASTER");
+        let n = 1 + self.members.len() as u32;
+        let enough = self.members.is_empty() || self.in_sync_replicas <= n;
+        check(enough, "in_sync_replicas", "must not be more than there are members");
+        let nobody = self.master_address.is_none() || slave;
+        check(nobody, "master_address", "is for a SLAVE; remove it, or set broker_role = \"SLAVE\"");
+        let named = self.replica_id.is_empty() || valid_name(&self.replica_id);
+        check(named, "replica_id", "must be 1 to 127 letters, digits, '-' or '_'");
+        let anonymous = self.replica_id.is_empty();
+        check(!slave || !anonymous, "replica_id", "a SLAVE needs one, its own");
+        check(slave || self.members.is_empty() || !anonymous, "replica_id", "a member needs one, its own");
+        let journal = self.broker_role == BrokerRole::AsyncMaster || self.journal;
+        check(journal, "journal", "a SYNC_MASTER or a SLAVE cannot do without it");
     }
 
     /// The settings that decide what can be lost, by the names operators know; stated at every epoch.
     pub fn promises(&self) -> Vec<(&'static str, String)> {
-        vec![
+        let mut promises = vec![
             ("flushDiskType", self.flush_disk_type.text().to_owned()),
-            ("brokerRole", "ASYNC_MASTER".to_owned()),
+            ("brokerRole", self.broker_role.text().to_owned()),
             ("fileReservedTimeMs", self.retention_ms.to_string()),
             ("diskCleanPercent", self.disk_clean_percent.to_string()),
             ("flushIntervalMs", self.flush_interval_ms.to_string()),
             ("journalFlushIntervalMs", self.journal_flush_interval_ms.to_string()),
             ("retryMaxTimes", self.retry_max.to_string()),
             ("autoCreateTopicEnable", self.auto_create_topics.to_string()),
-        ]
+        ];
+        if self.broker_role == BrokerRole::SyncMaster {
+            promises.push(("inSyncReplicas", self.in_sync_replicas.to_string()));
+            promises.push(("minInSyncReplicas", self.min_in_sync_replicas.to_string()));
+            promises.push(("replicaAck", self.replica_ack.text().to_owned()));
+            promises.push(("slaveTimeoutMs", self.replication_timeout_ms.to_string()));
+        }
+        promises
     }
 }
 
@@ -195,6 +317,8 @@ pub struct Listen {
     pub http: SocketAddr,
     /// Feed of facts; `None` when the agent runs in this process.
     pub feed: Option<SocketAddr>,
+    /// Where a master takes replicas; `None`: it has none.
+    pub replication: Option<SocketAddr>,
 }
 
 #[cfg(test)]
@@ -216,6 +340,22 @@ mod tests {
             keys,
             ["broker_name", "default_queues", "disk_clean_percent", "segment_bytes", "segment_bytes"]
         );
+    }
+
+    #[test]
+    fn a_role_needs_what_it_cannot_work_without() {
+        let keys = |config: &Config| config.problems().into_iter().map(|p| p.key).collect::<Vec<_>>();
+        let slave = Config { broker_role: BrokerRole::Slave, ..Config::default() };
+        assert_eq!(keys(&slave), ["master_address", "replica_id"]);
+        let address = Some(SocketAddr::from(([127, 0, 0, 1], 10912)));
+        let master = Config { master_address: address, ..Config::default() };
+        assert_eq!(keys(&master), ["master_address"]);
+        let good = Config { master_address: address, replica_id: "b".into(), ..slave };
+        assert_eq!(keys(&good), Vec::<&str>::new());
+        let sync = Config { broker_role: BrokerRole::SyncMaster, ..Config::default() };
+        assert_eq!(keys(&sync), Vec::<&str>::new());
+        let bad = Config { in_sync_replicas: 0, min_in_sync_replicas: 2, replication_timeout_ms: 0, ..sync };
+        assert_eq!(keys(&bad), ["in_sync_replicas", "min_in_sync_replicas", "replication_timeout_ms"]);
     }
 
     #[test]

@@ -14,10 +14,13 @@ mod offsets;
 mod pull;
 mod queries;
 mod recovery;
+mod replicas;
 mod retention;
+mod role;
 mod send;
 mod sendback;
 mod sessions;
+mod slave;
 mod snapshot;
 mod timers;
 mod topics;
@@ -31,6 +34,8 @@ pub use snapshot::{Job, JobDone};
 
 use crate::api::{ReplyFn, Request};
 use crate::config::Config;
+use crate::replication::followers::Followers;
+use crate::replication::mastership::Mandate;
 use crate::state::State;
 use crate::trace::Trace;
 use append::PendingAppends;
@@ -43,6 +48,7 @@ use pull::WaitingPulls;
 use retention::RetentionState;
 use sessions::Sessions;
 use snapshot::SnapshotState;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use store::commit_log::CommitLog;
@@ -66,6 +72,8 @@ pub struct CoreParts {
     pub store_host: std::net::SocketAddr,
     /// Names the machine's present boot: after a crash in the same one, everything written is still there. `None`: not known.
     pub boot: Option<String>,
+    /// This member's part and promise, where somebody has said anything.
+    pub mandate: Option<Mandate>,
 }
 
 /// Numbers for operators, counted since this run started.
@@ -108,6 +116,15 @@ pub struct Core {
     pending: PendingAppends,
     replies: Vec<Box<dyn FnOnce() + Send>>,
     flush: FlushState,
+    followers: Followers,
+    /// As a SLAVE.
+    following: Option<slave::Following>,
+    /// No master whose epoch number is below this one is followed; as a master: above our own epoch, another one is to come.
+    promised: u64,
+    /// Where queues ended when this member was promoted: what clients read above that was of an epoch that lost.
+    common_ends: BTreeMap<QueueKey, u64>,
+    /// When a position that a replica has received was last stated.
+    replicated_stated_ms: u64,
     waiting: WaitingPulls,
     sessions: Sessions,
     leases: lease::LeaseBook,
@@ -149,16 +166,27 @@ impl Core {
         // sends first: their records, one write, their facts; then everybody who may read them
         let mut later = Vec::new();
         let mut looks = Vec::new();
+        let is_slave = self.is_passive();
         for request in requests.drain(..) {
+            let request = match is_slave {
+                true => self.refuse_on_slave(request),
+                false => Some(request),
+            };
+            let Some(request) = request else { continue };
             match request {
                 Request::Look(look) => looks.push(look),
+                Request::Replica(event) => self.replica_event(now, event),
+                Request::FromMaster(message, reply) => self.master_sent(now, message, reply),
                 request if appends(&request) => self.handle_append(now, request),
                 request => later.push(request),
             }
         }
-        self.remake_lost_copies(now);
-        self.timers_due(now);
-        self.leases_due(now);
+        // copies and expiries are the master's to make
+        if !is_slave {
+            self.remake_lost_copies(now);
+            self.timers_due(now);
+            self.leases_due(now);
+        }
         self.commit_appends(now);
         for request in later {
             self.handle(now, request);
@@ -167,7 +195,9 @@ impl Core {
         self.commit_appends(now);
         self.sessions_due(now);
         self.serve_waiting(now);
-        self.retention_due(now);
+        if !is_slave {
+            self.retention_due(now);
+        }
         let effects = self.end_turn(now);
         for look in looks {
             look(self, now);
@@ -255,6 +285,8 @@ impl Core {
                 self.answer(reply, answer);
             }
             Request::Look(look) => look(self, now),
+            Request::Replica(event) => self.replica_event(now, event),
+            Request::FromMaster(message, reply) => self.master_sent(now, message, reply),
             appending => self.handle_append(now, appending),
         }
     }
@@ -264,8 +296,12 @@ impl Core {
         self.replies.push(Box::new(move || reply(answer)));
     }
 
+    /// A SLAVE's own facts change nothing of its state, which is its master's.
     fn state(&mut self, fact: Fact) {
-        self.trace.state(&mut self.state, fact);
+        match self.following {
+            None => self.trace.state(&mut self.state, fact),
+            Some(_) => self.trace.note(fact),
+        }
     }
 
     fn stop(&mut self, error: StoreError) {
@@ -275,15 +311,17 @@ impl Core {
 
     fn next_wake(&self, now: Now) -> Option<u64> {
         let wall_to_mono = |wall: u64| now.mono_ms + wall.saturating_sub(now.wall_ms);
+        let is_slave = self.is_passive();
         [
-            self.next_timer_ms(now),
-            self.leases.next_end_ms().map(wall_to_mono),
+            self.next_timer_ms(now).filter(|_| !is_slave),
+            self.leases.next_end_ms().map(wall_to_mono).filter(|_| !is_slave),
             self.waiting.next_deadline_ms(),
             self.flush.next_due_ms(&self.config, self.log.end(), self.trace.position().sequence),
             self.sessions.next_due_ms(),
-            Some(self.retention.next_due_ms),
-            self.snapshot.next_due_ms(),
-            self.trace.next_due_ms(),
+            Some(self.retention.next_due_ms).filter(|_| !is_slave),
+            self.snapshot.next_due_ms().filter(|_| !is_slave),
+            self.trace.next_due_ms().filter(|_| !is_slave),
+            self.copy_sync_due_ms(),
         ]
         .into_iter()
         .flatten()

@@ -1,20 +1,22 @@
-//! Owns what machines ask of the broker over HTTP: metrics and health. Never changes anything. Answers come from the core between
-//! two turns; a core that does not answer in time is not ready.
+//! Owns what machines ask of the broker over HTTP: metrics, health, its part in the replica group; and the one thing that is told to
+//! it here: to become master. Answers come from the core between two turns; a core that does not answer in time is not ready.
 
 use crate::api::{Query, QueryAnswer, ReplyFn, Request};
 use crate::core::Core;
 use crate::handle::CoreHandle;
 use crate::metrics::{Metrics, MetricsError, Observed};
 use crate::remoting::RemotingStats;
-use axum::Router;
+use crate::replication::mastership::Change;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 /// The core answers within milliseconds, or something is wrong.
@@ -45,7 +47,7 @@ pub enum ServeError {
 enum NotReady {
     #[error("the core does not answer")]
     Silent,
-    #[error("too many scrapes at the same time")]
+    #[error("too many questions at the same time")]
     Busy,
     #[error(transparent)]
     Metrics(#[from] MetricsError),
@@ -57,30 +59,56 @@ impl IntoResponse for NotReady {
     }
 }
 
+/// What is asked and told through these doors.
+pub struct Doors {
+    /// The core.
+    pub core: CoreHandle,
+    /// Counts of the remoting edge.
+    pub remoting: Arc<RemotingStats>,
+    /// Hears that this member is to become master.
+    pub changes: mpsc::Sender<Change>,
+}
+
 struct Door {
     core: CoreHandle,
     remoting: Arc<RemotingStats>,
+    changes: mpsc::Sender<Change>,
     metrics: Metrics,
     scrapes: Semaphore,
+}
+
+/// A member's part, as `GET /role` tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleReport {
+    /// `ASYNC_MASTER`, `SYNC_MASTER` or `SLAVE`.
+    pub role: String,
+    /// Whether it takes writes.
+    pub is_master: bool,
+    /// The epoch of its log.
+    pub epoch: u64,
+    /// One past the last byte of its log.
+    pub log_end: u64,
 }
 
 /// Serves until `shutdown`.
 pub async fn serve(
     listener: TcpListener,
-    core: CoreHandle,
-    remoting: Arc<RemotingStats>,
+    doors: Doors,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
+    let Doors { core, remoting, changes } = doors;
     // the first turn may take as long as it likes
     let ask = |core: &mut Core| (core.config().cluster.clone(), core.config().broker_name.clone());
     let who = |reply: ReplyFn<(String, String)>| Request::Look(Box::new(move |core, _| reply(ask(core))));
     let (cluster, broker_name) = core.call(who).await.map_err(|_| ServeError::Stopping)?;
     let metrics = Metrics::new(prometheus::Registry::new(), &cluster, &broker_name)?;
-    let door = Arc::new(Door { core, remoting, metrics, scrapes: Semaphore::new(SCRAPES_MAX) });
+    let door = Arc::new(Door { core, remoting, changes, metrics, scrapes: Semaphore::new(SCRAPES_MAX) });
     let router = Router::new()
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
+        .route("/role", get(role))
+        .route("/promote", post(promote))
         .with_state(door);
     let server = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let grace = async {
@@ -119,6 +147,35 @@ async fn readyz(State(door): State<Arc<Door>>) -> Result<&'static str, NotReady>
     Ok("ready\n")
 }
 
+/// `GET /role`.
+async fn role(State(door): State<Arc<Door>>) -> Result<Json<RoleReport>, NotReady> {
+    Ok(Json(look(&door.core, RoleReport::of).await?))
+}
+
+/// `POST /promote`: this member is to become master. 202: it stands for it from now on; `GET /role` tells when it is. 409: it is.
+async fn promote(State(door): State<Arc<Door>>) -> Result<Response, NotReady> {
+    let report = look(&door.core, RoleReport::of).await?;
+    if report.is_master {
+        return Ok((StatusCode::CONFLICT, Json(report)).into_response());
+    }
+    match door.changes.try_send(Change::Campaign { forced: true }) {
+        Ok(()) => Ok((StatusCode::ACCEPTED, Json(report)).into_response()),
+        Err(_) => Err(NotReady::Busy),
+    }
+}
+
+impl RoleReport {
+    fn of(core: &Core) -> RoleReport {
+        let standing = core.standing();
+        RoleReport {
+            role: core.config().broker_role.text().to_owned(),
+            is_master: standing.is_master,
+            epoch: standing.log.epochs.last().map_or(0, |(epoch, _)| epoch.number),
+            log_end: standing.log.end.0,
+        }
+    }
+}
+
 /// Runs `ask` on the core, between two turns.
 async fn look<T: Send + 'static>(
     core: &CoreHandle,
@@ -146,8 +203,12 @@ mod tests {
     use tokio::net::TcpStream;
 
     async fn ask(address: std::net::SocketAddr, path: &str) -> String {
+        ask_by("GET", address, path).await
+    }
+
+    async fn ask_by(method: &str, address: std::net::SocketAddr, path: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nhost: b\r\nconnection: close\r\n\r\n");
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: b\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -163,6 +224,7 @@ mod tests {
             incarnation: Incarnation([1; 16]),
             store_host: "127.0.0.1:10911".parse().unwrap(),
             boot: None,
+            mandate: None,
         };
         let now = Now { mono_ms: 1, wall_ms: 1_700_000_000_000 };
         let (mut core, _) = Core::open(parts, now).unwrap();
@@ -179,7 +241,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let served = tokio::spawn(serve(listener, handle.clone(), Arc::default(), shutdown.clone()));
+        let (changes, mut changed) = mpsc::channel(1);
+        let doors = Doors { core: handle.clone(), remoting: Arc::default(), changes };
+        let served = tokio::spawn(serve(listener, doors, shutdown.clone()));
 
         let metrics = ask(address, "/metrics").await;
         assert!(metrics.starts_with("HTTP/1.1 200"), "{metrics}");
@@ -193,6 +257,9 @@ mod tests {
             assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
         }
         assert!(!metrics.contains(&format!("losstrace_broker_journal_bytes{labels} 0")), "{metrics}");
+        assert!(ask(address, "/role").await.contains(r#""role":"ASYNC_MASTER","is_master":true,"epoch":1"#));
+        assert!(ask_by("POST", address, "/promote").await.starts_with("HTTP/1.1 409"));
+        assert!(changed.try_recv().is_err(), "a master is not promoted");
         assert!(ask(address, "/healthz").await.starts_with("HTTP/1.1 200"));
         assert!(ask(address, "/readyz").await.ends_with("ready\n"));
         assert!(ask(address, "/nothing").await.starts_with("HTTP/1.1 404"));

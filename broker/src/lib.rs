@@ -17,6 +17,7 @@ pub mod handle;
 pub mod http;
 pub mod metrics;
 pub mod remoting;
+pub mod replication;
 pub mod server;
 pub mod state;
 pub mod trace;

@@ -29,6 +29,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
+use crate::replication::follow::MasterAddress;
 pub use listener::{Serving, serve};
 pub use stats::RemotingStats;
 
@@ -70,6 +71,8 @@ pub struct RemotingConfig {
     pub default_queue_nums: u32,
     /// Bounds.
     pub limits: Limits,
+    /// On a SLAVE: where clients reach the master, once that is known.
+    pub master: MasterAddress,
 }
 
 /// Bounds of the edge.

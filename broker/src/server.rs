@@ -1,6 +1,9 @@
 //! Owns the running broker: one thread with both edges and the core's turns, one thread per kind of flush, one for slow work.
 //! Never decides anything about messages. Started and stopped by the binary.
 
+mod news;
+mod roles;
+
 use crate::api::{Advertised, Request};
 use crate::config::{Config, Listen};
 use crate::core::{Core, CoreParts, FlushDone, Job, RecoveryReport, TurnEffects};
@@ -8,8 +11,12 @@ use crate::feed::{FeedHandle, FeedHead};
 use crate::grpc::{self, GrpcConfig};
 use crate::handle::CoreHandle;
 use crate::remoting::{self, RemotingConfig, RemotingStats, Role, Serving};
+use crate::replication::follow::MasterAddress;
+use crate::replication::mastership::Change;
 use lifecycle::clock::Now;
 use lifecycle::identity::Incarnation;
+use news::ReplicationNews;
+use roles::{Roles, Start};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -25,6 +32,9 @@ use tokio_util::sync::CancellationToken;
 /// Reads the clocks; handed in because only the binary may read them.
 pub type Clock = Arc<dyn Fn() -> Now + Send + Sync>;
 
+/// Names runs, each by another name.
+pub type Runs = Arc<dyn Fn() -> Incarnation + Send + Sync>;
+
 /// How long clients may take to go when the broker stops.
 const DRAIN_MAX: Duration = Duration::from_secs(6);
 
@@ -32,6 +42,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(6);
 const TRIM_INTERVAL_MS: u64 = 10_000;
 
 /// What a broker is made of.
+#[derive(Clone)]
 pub struct ServerParts {
     /// Checked settings.
     pub config: Config,
@@ -41,8 +52,8 @@ pub struct ServerParts {
     pub dir: PathBuf,
     /// The door to it.
     pub disk: Arc<dyn Disk>,
-    /// This run.
-    pub incarnation: Incarnation,
+    /// Names each run; a member that changes its part begins a new one.
+    pub runs: Runs,
     /// The clocks.
     pub clock: Clock,
     /// Names the machine's present boot; `None` when it is not known, or when a test cuts the power.
@@ -88,6 +99,7 @@ struct Sockets {
     grpc: TcpListener,
     http: TcpListener,
     feed: Option<TcpListener>,
+    replication: Option<TcpListener>,
 }
 
 impl Server {
@@ -135,28 +147,60 @@ fn run(
         Err(error) => return drop(ready.send(Err(error.into()))),
     };
     runtime.block_on(async move {
-        let (turns, sockets, found) = match open(&parts, &shutdown).await {
-            Ok(opened) => opened,
-            Err(error) => return drop(ready.send(Err(error))),
-        };
-        drop(ready.send(Ok(found)));
-        let outcome = serve(parts, turns, sockets, shutdown).await;
-        drop(stopped.send(outcome));
+        let mut ready = Some(ready);
+        let outcome = play_parts(parts, &shutdown, &mut ready).await;
+        match (ready, outcome) {
+            (Some(ready), Err(error)) => drop(ready.send(Err(error))),
+            (_, Err(StartError::Store(error))) => drop(stopped.send(Err(error))),
+            (_, Err(error)) => {
+                tracing::error!(%error, "the broker cannot go on in its new part");
+                let failed =
+                    StoreError::corrupt(std::path::Path::new("ports"), 0, "could not be taken again");
+                drop(stopped.send(Err(failed)));
+            }
+            (_, Ok(())) => drop(stopped.send(Ok(()))),
+        }
     });
+}
+
+/// One part after the other, until the broker is to stop.
+async fn play_parts(
+    mut parts: ServerParts,
+    shutdown: &CancellationToken,
+    ready: &mut Option<mpsc::Sender<Result<Ready, StartError>>>,
+) -> Result<(), StartError> {
+    let mut roles = Roles::open(&parts)?;
+    let settings = parts.config.clone();
+    loop {
+        parts.config = roles.config(&settings);
+        let (turns, sockets, found) = open(&parts, &roles, shutdown).await?;
+        roles.opened()?;
+        if let Some(ready) = ready.take() {
+            drop(ready.send(Ok(found)));
+        }
+        match serve(&parts, turns, sockets, &mut roles, shutdown).await? {
+            Some(change) if !shutdown.is_cancelled() => roles.take(change)?,
+            _ => return Ok(()),
+        }
+    }
 }
 
 async fn open(
     parts: &ServerParts,
+    roles: &Roles,
     shutdown: &CancellationToken,
 ) -> Result<(Turns, Sockets, Ready), StartError> {
-    let sockets = bind(&parts.listen).await?;
+    // what a SLAVE states of itself says nothing about the messages its master stored: agents follow the master
+    let feed = parts.listen.feed.filter(|_| roles.start == Start::Master);
+    let sockets = bind(&Listen { feed, ..parts.listen.clone() }).await?;
     let core_parts = CoreParts {
         disk: parts.disk.clone(),
         dir: parts.dir.clone(),
         config: parts.config.clone(),
-        incarnation: parts.incarnation,
+        incarnation: (parts.runs)(),
         store_host: advertised_address(parts.listen.remoting),
         boot: parts.boot.clone(),
+        mandate: roles.mandate.said(),
     };
     let (core, recovery) = Core::open(core_parts, (parts.clock)())?;
     tracing::info!(
@@ -181,8 +225,10 @@ async fn open(
         .with_readers_kept(parts.disk.clone(), &parts.dir)?;
     let flushers = Flushers::start(&handle)?;
     let remoting_stats = Arc::new(RemotingStats::default());
+    let replication = ReplicationNews::of(parts, &core);
     let turns = Turns {
         core,
+        replication,
         handle: handle.clone(),
         clock: parts.clock.clone(),
         flushers,
@@ -207,6 +253,10 @@ async fn bind(listen: &Listen) -> Result<Sockets, StartError> {
             Some(address) => Some(one(address).await?),
             None => None,
         },
+        replication: match listen.replication {
+            Some(address) => Some(one(address).await?),
+            None => None,
+        },
     })
 }
 
@@ -220,23 +270,26 @@ fn advertised_address(listen: SocketAddr) -> SocketAddr {
 }
 
 async fn serve(
-    parts: ServerParts,
+    parts: &ServerParts,
     turns: Turns,
     sockets: Sockets,
-    shutdown: CancellationToken,
-) -> Result<(), StoreError> {
+    roles: &mut Roles,
+    shutdown: &CancellationToken,
+) -> Result<Option<Change>, StoreError> {
     let config = &parts.config;
     let remoting_config = RemotingConfig {
         advertised: Advertised {
             broker_name: config.broker_name.as_str().into(),
             cluster: config.cluster.as_str().into(),
             remoting: advertised_address(parts.listen.remoting),
+            broker_id: config.broker_role.broker_id(),
         },
         region: "DefaultRegion".into(),
         trace_on: true,
         auto_create_topic: config.auto_create_topics,
         default_queue_nums: config.default_queues,
         limits: Default::default(),
+        master: MasterAddress::default(),
     };
     let grpc_address = advertised_address(parts.listen.grpc);
     let grpc_config = GrpcConfig::new(config, (grpc_address.ip().to_string(), grpc_address.port()));
@@ -255,15 +308,35 @@ async fn serve(
     tasks.spawn(remoting::serve(sockets.remoting, serving(Role::Broker), edges.clone()));
     let grpc = grpc::serve(sockets.grpc, handle.clone(), grpc_config, parts.clock.clone(), edges.clone());
     tasks.spawn(async move { log_end("grpc edge", grpc.await.map_err(|e| e.to_string())) });
-    let http = crate::http::serve(sockets.http, handle.clone(), turns.remoting_stats.clone(), edges.clone());
+    let door = crate::http::Doors {
+        core: handle.clone(),
+        remoting: turns.remoting_stats.clone(),
+        changes: roles.changes(),
+    };
+    let http = crate::http::serve(sockets.http, door, edges.clone());
     tasks.spawn(async move { log_end("http", http.await.map_err(|e| e.to_string())) });
     if let Some(listener) = sockets.feed {
         let served = crate::feed::serve(listener, feed, edges.clone());
         tasks.spawn(async move { log_end("feed", served.await.map_err(|e| e.to_string())) });
     }
+    if let Some(listener) = sockets.replication {
+        let master = turns.replication.master(parts, &turns.core, &handle, roles);
+        tasks.spawn(crate::replication::master::serve(listener, master, edges.clone()));
+    }
+    let follower = turns.replication.follower(parts, &handle, &remoting_config.master);
+    if let (Start::Slave, Some(follower)) = (roles.start, follower) {
+        tasks.spawn(crate::replication::follow::follow(follower, edges.clone()));
+    }
+    if let Some(campaign) = roles.campaign(parts, &handle, turns.replication.progress()) {
+        let ended = edges.clone();
+        tasks.spawn(async move {
+            ended.run_until_cancelled(campaign).await;
+        });
+    }
     let closing = handle.clone();
+    let ends = edges.clone();
     tokio::spawn(async move {
-        edges.cancelled().await;
+        ends.cancelled().await;
         // clients are answered while they go; then the core takes nothing more
         let all_gone = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(DRAIN_MAX, all_gone).await.is_err() {
@@ -271,7 +344,13 @@ async fn serve(
         }
         closing.close();
     });
-    turns.run().await
+    let mut running = std::pin::pin!(turns.run());
+    let change = tokio::select! {
+        outcome = &mut running => return outcome.map(|()| None),
+        change = roles.changed() => change,
+    };
+    edges.cancel();
+    running.await.map(|()| change)
 }
 
 fn log_end(what: &'static str, outcome: Result<(), String>) {
@@ -290,6 +369,7 @@ struct Turns {
     feed: FeedHandle,
     shutdown: CancellationToken,
     remoting_stats: Arc<RemotingStats>,
+    replication: ReplicationNews,
 }
 
 impl Turns {
@@ -313,6 +393,7 @@ impl Turns {
             }
             self.flushers.start_all(flush);
             self.tell_feed();
+            self.replication.tell(&self.core);
             self.trim_journal(&mut next_trim_ms);
             wake_at_ms = next;
             if !open && requests.is_empty() && self.flushers.idle() {

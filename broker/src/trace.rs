@@ -74,6 +74,12 @@ impl Trace {
         self.facts.push(fact);
     }
 
+    /// States a fact that changes nothing of the state.
+    pub fn note(&mut self, fact: Fact) {
+        self.close_stored();
+        self.facts.push(fact);
+    }
+
     /// States something that can wait for the next frame.
     pub fn state_later(&mut self, fact: Fact) {
         self.riders.retain(|rider| std::mem::discriminant(rider) != std::mem::discriminant(&fact));

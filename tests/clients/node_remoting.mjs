@@ -7,7 +7,7 @@ const { Producer, Consumer, Message } = sdk('ali-ons');
 const httpclient = { async request() { throw new Error('no lookup over HTTP in this test'); } };
 const logger = { info() {}, debug() {}, warn: console.error, error: console.error };
 const options = {
-  httpclient, logger, nameSrv: job.endpoint, clientIP: '127.0.0.1',
+  httpclient, logger, nameSrv: job.endpoint.split(';'), clientIP: '127.0.0.1',
   // Its own defaults are 30 s and 10 s; a test wants to see routes, members and progress sooner.
   pollNameServerInteval: 2_000, heartbeatBrokerInterval: 3_000, rebalanceInterval: 1_000,
   persistConsumerOffsetInterval: 1_000,

@@ -34,10 +34,11 @@ impl Server {
                 grpc: address(2),
                 http: address(3),
                 feed: None,
+                replication: None,
             },
             dir: PathBuf::from("/broker"),
             disk: Arc::new(disk.clone()),
-            incarnation: Incarnation([7; 16]),
+            runs: Arc::new(|| Incarnation([7; 16])),
             clock: clock(),
             boot: None,
         };

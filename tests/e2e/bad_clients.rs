@@ -94,8 +94,10 @@ fn bytes_that_are_no_request_end_their_connection_only() -> Result<()> {
 /// Requests that are well formed and wrong: each has its code, and stores nothing.
 #[test]
 fn wrong_requests_have_codes_and_store_nothing() -> Result<()> {
-    let options =
-        Options { broker: "auto_create_topics = false\nmax_body_bytes = 65536\n", ..Options::default() };
+    let options = Options {
+        broker: "auto_create_topics = false\nmax_body_bytes = 65536\n".to_owned(),
+        ..Options::default()
+    };
     stand::with(options, |stand| {
         let _product = stand.up()?;
         stand.create_topic(TOPIC)?;
@@ -139,13 +141,16 @@ fn wrong_requests_have_codes_and_store_nothing() -> Result<()> {
 
 #[test]
 fn unknown_groups_are_refused_where_none_are_made_at_first_use() -> Result<()> {
-    stand::with(Options { broker: "auto_create_groups = false\n", ..Options::default() }, |stand| {
-        let _product = stand.start(Role::Broker)?;
-        stand.create_topic(TOPIC)?;
-        let mut client = RawClient::connect(&stand.ports.remoting.address())?;
-        ensure_code(&client.send_message(TOPIC, b"fine")?, code::OK)?;
-        ensure_code(&client.pull(TOPIC, "strangers", "0")?, code::GROUP_NOT_EXIST)
-    })
+    stand::with(
+        Options { broker: "auto_create_groups = false\n".to_owned(), ..Options::default() },
+        |stand| {
+            let _product = stand.start(Role::Broker)?;
+            stand.create_topic(TOPIC)?;
+            let mut client = RawClient::connect(&stand.ports.remoting.address())?;
+            ensure_code(&client.send_message(TOPIC, b"fine")?, code::OK)?;
+            ensure_code(&client.pull(TOPIC, "strangers", "0")?, code::GROUP_NOT_EXIST)
+        },
+    )
 }
 
 /// Two members with one client id, and one that leaves: the other is still served.

@@ -240,7 +240,7 @@ fn a_full_disk_refuses_sends_serves_reads_and_recovers_by_itself() -> Result<()>
     // the percentages would refuse sends before the disk is full; here it shall really be full
     let broker = "segment_bytes = 4194304\nmax_body_bytes = 1048576\nretention_interval_ms = 200\n\
                   disk_clean_percent = 100\ndisk_refuse_percent = 100\nsnapshot_interval_ms = 500\n";
-    stand::with(Options { broker, ..Options::default() }, |stand| {
+    stand::with(Options { broker: broker.to_owned(), ..Options::default() }, |stand| {
         let disk = SmallDisk::mount(stand.data_dir().join("broker"), 48)?;
         let mut product = [stand.start(Role::Broker)?, stand.start(Role::Agent)?];
         stand.create_topic(TOPIC)?;

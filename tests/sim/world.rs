@@ -136,6 +136,7 @@ impl World {
             incarnation: Incarnation(incarnation),
             store_host: "127.0.0.1:10911".parse().expect("an address"),
             boot: Some(format!("boot {}", self.boots)),
+            mandate: None,
         };
         let (core, report) = Core::open(parts, self.now()).expect("the folder opens");
         self.core = Some(core);

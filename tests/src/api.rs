@@ -75,6 +75,13 @@ impl BrokerApi {
     pub fn metrics_text(&self) -> Result<String> {
         self.http.text("/metrics")
     }
+
+    /// The part it plays, and whether it takes writes.
+    pub fn role(&self) -> Result<(String, bool)> {
+        let role = self.http.json("/role")?;
+        let name = role["role"].as_str().context("a role")?.to_owned();
+        Ok((name, role["is_master"].as_bool().context("is_master")?))
+    }
 }
 
 impl AgentApi {

@@ -211,8 +211,12 @@ pub struct Client {
 
 impl Client {
     pub fn start(stand: &Stand, sdk: Sdk, job: &Job) -> Result<Client> {
-        let endpoint =
-            if sdk.is_grpc() { stand.ports.grpc.address() } else { stand.ports.name_server.address() };
+        // a job may name its own: the name servers of several members
+        let endpoint = match sdk.is_grpc() {
+            _ if !job.endpoint.is_empty() => job.endpoint.clone(),
+            true => stand.ports.grpc.address(),
+            false => stand.ports.name_server.address(),
+        };
         let job = Job { endpoint, ..job.clone() };
         let name = format!("{sdk:?}-{}-{}", job.mode, stand.next_number());
         // SDKs write logs below HOME: give each client one of its own, beside what it says.

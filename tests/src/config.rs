@@ -16,7 +16,9 @@ pub struct Options {
     /// Broker and agent, each its own process, note what a power cut would take back (`Stand::undo_log`).
     pub power_cuts: bool,
     /// More lines of the file's `[broker]` section.
-    pub broker: &'static str,
+    pub broker: String,
+    /// Where a master takes replicas.
+    pub replication: Option<String>,
 }
 
 impl Default for Options {
@@ -26,7 +28,8 @@ impl Default for Options {
             retry_max: 2,
             delay_level_ms: 1_000,
             power_cuts: false,
-            broker: "",
+            broker: String::new(),
+            replication: None,
         }
     }
 }
@@ -46,7 +49,7 @@ impl Options {
              agent_http = \"{}\"\n\
              broker_http = \"{}\"\n\
              feed = \"{}\"\n\
-             \n\
+             {}\n\
              [broker]\n\
              flush_disk_type = \"{}\"\n\
              retry_max = {}\n\
@@ -58,6 +61,7 @@ impl Options {
             ports.agent_http.address(),
             ports.broker_http.address(),
             ports.feed.address(),
+            self.replication.as_ref().map(|at| format!("replication = \"{at}\"\n")).unwrap_or_default(),
             self.flush_disk_type,
             self.retry_max,
             [self.delay_level_ms; DELAY_LEVELS],

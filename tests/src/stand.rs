@@ -150,7 +150,7 @@ impl Stand {
         self.number.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn losstrace(&self) -> Result<Command> {
+    pub fn losstrace(&self) -> Result<Command> {
         let mut command = Command::new(binary()?);
         // A developer's own settings must not reach the product under test.
         for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("LOSSTRACE_"))
@@ -160,7 +160,7 @@ impl Stand {
         Ok(command)
     }
 
-    fn story(&self) -> String {
+    pub fn story(&self) -> String {
         let mut parts =
             vec![format!("the product's folder: {} (kept when {KEEP} is set)", self.folder().display())];
         for role in [Role::Up, Role::Broker, Role::Agent] {

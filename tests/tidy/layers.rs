@@ -33,7 +33,7 @@ const CRATE_PATHS: [(&str, &str, &[&str]); 8] = [
 const AGENT_BINARY: &str = "agent/src/bin/";
 
 /// Within a crate: code in this module may not name these modules of its own crate.
-const MODULE_PATHS: [(&str, &[&str]); 10] = [
+const MODULE_PATHS: [(&str, &[&str]); 11] = [
     ("agent/src/fold", &["judge", "ledger", "ingest", "report", "http", "run", "metrics"]),
     ("agent/src/judge", &["ledger", "ingest", "report", "http", "run", "metrics"]),
     // The evidence log is one more source of frames, so it speaks of them as ingest does; never the other way round.
@@ -43,6 +43,7 @@ const MODULE_PATHS: [(&str, &[&str]); 10] = [
     ("broker/src/trace", &["api", "remoting", "grpc", "http"]),
     ("broker/src/state", &["remoting", "grpc", "http"]),
     ("broker/src/api", &["remoting", "grpc", "http"]),
+    ("broker/src/replication", &["remoting", "grpc", "http", "server"]),
     ("broker/src/remoting", &["grpc", "http"]),
     ("broker/src/grpc", &["remoting", "http"]),
 ];
@@ -62,6 +63,9 @@ const DOORS: [(&str, &[&str], &[&str]); 3] = [
             "broker/src/grpc",
             "broker/src/http",
             "broker/src/server",
+            "broker/src/replication/master",
+            "broker/src/replication/campaign",
+            "broker/src/replication/follow",
             "broker/src/feed",
             "agent/src/http",
             "agent/src/ingest",

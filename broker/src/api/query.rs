@@ -177,4 +177,6 @@ pub struct Advertised {
     pub cluster: Name,
     /// Remoting address.
     pub remoting: SocketAddr,
+    /// RocketMQ's broker id: 0 for a master.
+    pub broker_id: u64,
 }

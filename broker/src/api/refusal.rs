@@ -32,6 +32,9 @@ pub enum Refusal {
     /// Not writable now: disk full, shutting down.
     #[error("service not available: {0}")]
     NotAvailable(String),
+    /// Fewer members are in sync than the operator demands for a send.
+    #[error("{in_sync} members are in sync, minInSyncReplicas is {needed}")]
+    TooFewReplicas { in_sync: usize, needed: u32 },
     /// A queue of ours is at its limit: try again later.
     #[error("busy: {0}")]
     Busy(&'static str),
@@ -79,7 +82,10 @@ impl Refusal {
             Refusal::SubscriptionNotLatest(_) => 25,
             Refusal::BadExpression(_) => 23,
             Refusal::GroupNotOnline(_) => 206,
-            Refusal::InvalidHandle(_) | Refusal::WrongConsumeModel(..) | Refusal::StorageFailed(_) => 1,
+            Refusal::InvalidHandle(_)
+            | Refusal::WrongConsumeModel(..)
+            | Refusal::StorageFailed(_)
+            | Refusal::TooFewReplicas { .. } => 1,
         }
     }
 
@@ -101,7 +107,7 @@ impl Refusal {
             Refusal::BadExpression(_) => 40010,
             Refusal::GroupNotOnline(_) => 40403,
             Refusal::InvalidHandle(_) => 40013,
-            Refusal::StorageFailed(_) => 50001,
+            Refusal::StorageFailed(_) | Refusal::TooFewReplicas { .. } => 50001,
         }
     }
 }

@@ -1,10 +1,12 @@
-//! When bytes go to the disk, and what waits for it. Flushing itself happens elsewhere: a turn gives orders, later turns hear
-//! that they are done. One order of each kind is under way at a time, so one flush covers everything that gathered meanwhile.
+//! When bytes go to the disk, and what waits for it, or for replicas. Flushing itself happens elsewhere: a turn gives orders, later
+//! turns hear that they are done. One order of each kind is under way at a time, so one flush covers everything that gathered
+//! meanwhile.
 
 use super::Core;
 use super::snapshot::{Job, JobDone};
 use crate::api::{Answer, ReplyFn, SendStatus, StoredAt};
-use crate::config::FlushDiskType;
+use crate::config::{BrokerRole, FlushDiskType};
+use crate::replication::waits::{Part, Promise, ReplicaPromise, Settled, Waits};
 use lifecycle::clock::Now;
 use lifecycle::fact::{AnswerClass, Fact};
 use lifecycle::identity::{LogPosition, QueueKey};
@@ -38,10 +40,8 @@ pub enum FlushDone {
     Job(JobDone),
 }
 
-/// Sends whose answer waits for the disk.
+/// A send whose answer waits for the disk, or for replicas.
 struct Awaiting {
-    log_end: LogPosition,
-    deadline_ms: u64,
     first_ordinal: u64,
     stored: Vec<StoredAt>,
     reply: ReplyFn<Answer<Vec<StoredAt>>>,
@@ -66,13 +66,16 @@ pub(super) struct FlushState {
     last_log_flush_ms: u64,
     last_journal_flush_ms: u64,
     journal_flush_stated_ms: u64,
-    awaiting: VecDeque<Awaiting>,
-    /// Other answers that wait for the disk.
+    awaiting: Waits<Awaiting>,
+    /// Up to here answers went out although the disk, or the replicas, had not spoken in time.
+    disk_given_up: LogPosition,
+    replicas_given_up: LogPosition,
+    /// Other answers that wait for the same durability.
     promised: VecDeque<(LogPosition, Box<dyn FnOnce() + Send>)>,
     held: VecDeque<Held>,
-    /// Readable end of queues whose newest messages are not on disk yet (SYNC_FLUSH).
+    /// Readable end of queues whose newest messages are not as durable as promised yet.
     hidden: BTreeMap<QueueKey, u64>,
-    /// What becomes readable when the log is flushed up to a position.
+    /// What becomes readable when the log is durable up to a position.
     showing: VecDeque<(LogPosition, QueueKey, u64)>,
     /// Messages answered since the cut of the last finished journal flush, and since the cut of the one under way.
     answered_since_flush: u64,
@@ -105,7 +108,7 @@ impl FlushState {
         log_end: LogPosition,
         frames: u64,
     ) -> Option<u64> {
-        let deadline = self.awaiting.front().map(|a| a.deadline_ms);
+        let deadline = self.awaiting.next_due_ms();
         let log = (log_end > self.log_flushed && !self.log_under_way)
             .then_some(self.last_log_flush_ms + config.flush_interval_ms);
         let journal = (frames > self.journal_cut && !self.journal_under_way)
@@ -129,6 +132,13 @@ impl FlushState {
         self.journal_flushed >= sequence
     }
 
+    /// The log was cut: nothing above is flushed, or hidden, any more.
+    pub(super) fn cut(&mut self, end: LogPosition) {
+        self.log_flushed = self.log_flushed.min(end);
+        self.showing.retain(|(log_end, _, _)| *log_end <= end);
+        self.hidden.retain(|queue, _| self.showing.iter().any(|(_, shown, _)| shown == queue));
+    }
+
     /// One past the highest readable offset.
     pub(super) fn readable_end(&self, queue: QueueKey, max_offset: u64) -> u64 {
         self.hidden.get(&queue).copied().unwrap_or(max_offset)
@@ -136,7 +146,7 @@ impl FlushState {
 }
 
 impl Core {
-    /// Answers a send whose records are stored: now, or when the disk has them.
+    /// Answers a send whose records are stored: now, or when disk and replicas have them.
     pub(super) fn answer_send(
         &mut self,
         now: Now,
@@ -146,12 +156,22 @@ impl Core {
         waits: bool,
         reply: ReplyFn<Answer<Vec<StoredAt>>>,
     ) {
-        if waits && self.config.flush_disk_type == FlushDiskType::Sync {
-            let deadline_ms = now.mono_ms + self.config.sync_flush_timeout_ms;
-            self.flush.awaiting.push_back(Awaiting { log_end, deadline_ms, first_ordinal, stored, reply });
-        } else {
-            self.answer_stored(Held { first_ordinal, stored, reply, class: AnswerClass::Buffered });
+        if !waits || !self.promises_durability() {
+            return self.answer_stored(Held { first_ordinal, stored, reply, class: AnswerClass::Buffered });
         }
+        let flushes = self.config.flush_disk_type == FlushDiskType::Sync;
+        let promise = Promise {
+            disk_until_ms: flushes.then_some(now.mono_ms + self.config.sync_flush_timeout_ms),
+            replicas: match self.waits_for_replicas() {
+                false => ReplicaPromise::None,
+                true if self.followers.in_reach(self.log.end()) => {
+                    ReplicaPromise::Until(now.mono_ms + self.config.replication_timeout_ms)
+                }
+                true => ReplicaPromise::Unavailable,
+            },
+        };
+        self.flush.awaiting.push(log_end, promise, Awaiting { first_ordinal, stored, reply });
+        self.answer_settled();
     }
 
     /// Answers when everything up to `log_end` is as durable as promised: copies are no less durable than what they replace.
@@ -162,18 +182,63 @@ impl Core {
         answer: T,
     ) {
         let answering = Box::new(move || reply(answer));
-        if self.config.flush_disk_type == FlushDiskType::Sync {
+        if self.promises_durability() {
             self.flush.promised.push_back((log_end, answering));
         } else {
             self.replies.push(answering);
         }
     }
 
-    /// Under SYNC_FLUSH a stored message is hidden from readers until the disk has it.
-    pub(super) fn hide_until_flushed(&mut self, queue: QueueKey, queue_offset: u64, log_end: LogPosition) {
-        if self.config.flush_disk_type == FlushDiskType::Sync {
-            self.flush.hidden.entry(queue).or_insert(queue_offset);
-            self.flush.showing.push_back((log_end, queue, queue_offset + 1));
+    /// A message that was promised to be durable is hidden from readers until it is.
+    pub(super) fn hide_until_durable(&mut self, queue: QueueKey, queue_offset: u64, log_end: LogPosition) {
+        if self.promises_durability() {
+            self.hide(queue, queue_offset, log_end);
+        }
+    }
+
+    pub(super) fn hide(&mut self, queue: QueueKey, queue_offset: u64, log_end: LogPosition) {
+        self.flush.hidden.entry(queue).or_insert(queue_offset);
+        self.flush.showing.push_back((log_end, queue, queue_offset + 1));
+    }
+
+    /// Whether sends wait for replicas.
+    pub(super) fn waits_for_replicas(&self) -> bool {
+        self.config.broker_role == BrokerRole::SyncMaster && self.config.in_sync_replicas > 1
+    }
+
+    fn promises_durability(&self) -> bool {
+        self.config.flush_disk_type == FlushDiskType::Sync || self.waits_for_replicas()
+    }
+
+    /// Enough replicas have everything below.
+    pub(super) fn replicas_confirmed(&mut self) {
+        self.flush.awaiting.confirmed(self.followers.confirmed());
+        self.answer_settled();
+        self.show_durable();
+    }
+
+    /// Answers the sends whose waits are over. The word of the replicas comes before that of the disk, as in RocketMQ.
+    fn answer_settled(&mut self) {
+        for Settled { value, log_end, disk, replicas } in self.flush.awaiting.take_settled() {
+            let Awaiting { first_ordinal, mut stored, reply } = value;
+            // answered with a lesser status: readable from now on
+            if disk == Part::TimedOut {
+                self.flush.disk_given_up = self.flush.disk_given_up.max(log_end);
+            }
+            if replicas == Part::TimedOut {
+                self.flush.replicas_given_up = self.flush.replicas_given_up.max(log_end);
+            }
+            let on_disk = self.flush.log_is_flushed(log_end);
+            let (status, class) = match (replicas, disk) {
+                (Part::TimedOut, _) => (SendStatus::FlushSlaveTimeout, AnswerClass::FlushSlaveTimeout),
+                (Part::Unavailable, _) => (SendStatus::SlaveNotAvailable, AnswerClass::SlaveNotAvailable),
+                (_, Part::TimedOut) => (SendStatus::FlushDiskTimeout, AnswerClass::FlushDiskTimeout),
+                _ if !on_disk => (SendStatus::Ok, AnswerClass::Buffered),
+                _ if self.waits_for_replicas() => (SendStatus::Ok, AnswerClass::Replicated),
+                _ => (SendStatus::Ok, AnswerClass::Flushed),
+            };
+            stored.iter_mut().for_each(|stored| stored.status = status);
+            self.answer_stored(Held { first_ordinal, stored, reply, class });
         }
     }
 
@@ -229,15 +294,38 @@ impl Core {
             self.state(Fact::Flushed { log_position: end });
         }
         self.flush.unflushed_messages = if self.log.end() > end { self.flush.unflushed_messages } else { 0 };
-        while self.flush.awaiting.front().is_some_and(|a| a.log_end <= end) {
-            let Some(a) = self.flush.awaiting.pop_front() else { break };
-            self.answer_stored(Held {
-                first_ordinal: a.first_ordinal,
-                stored: a.stored,
-                reply: a.reply,
-                class: AnswerClass::Flushed,
-            });
+        self.flush.awaiting.flushed(end);
+        self.answer_settled();
+        self.show_durable();
+    }
+
+    /// Up to where records are as durable as promised, or were let go with a lesser status.
+    pub(super) fn durable_to(&self) -> LogPosition {
+        if let Some(readable) = self.followed_to() {
+            return readable;
         }
+        let disk = match self.config.flush_disk_type {
+            FlushDiskType::Sync => self.flush.log_flushed.max(self.flush.disk_given_up),
+            FlushDiskType::Async => LogPosition(u64::MAX),
+        };
+        if !self.waits_for_replicas() {
+            return disk;
+        }
+        let mut replicas = self.followers.confirmed().max(self.flush.replicas_given_up);
+        if !self.followers.in_reach(self.log.end()) {
+            // nobody is waited for, but for what was sent while somebody was there
+            let first = self.flush.awaiting.first_for_replicas();
+            replicas = replicas.max(first.map_or(self.log.end(), |end| LogPosition(end.0.saturating_sub(1))));
+        }
+        disk.min(replicas)
+    }
+
+    /// Lets out whatever waits for durability it has by now.
+    pub(super) fn show_durable(&mut self) {
+        if self.flush.showing.is_empty() && self.flush.promised.is_empty() {
+            return;
+        }
+        let end = self.durable_to();
         while self.flush.promised.front().is_some_and(|(log_end, _)| *log_end <= end) {
             self.replies.extend(self.flush.promised.pop_front().map(|(_, answering)| answering));
         }
@@ -261,20 +349,11 @@ impl Core {
 
     /// Answers sends whose time is up, and decides which flushes this turn orders (their facts belong into its frame).
     pub(super) fn flush_before_frame(&mut self, now: Now) -> (bool, bool) {
-        while self.flush.awaiting.front().is_some_and(|a| a.deadline_ms <= now.mono_ms) {
-            let Some(mut a) = self.flush.awaiting.pop_front() else { break };
-            a.stored.iter_mut().for_each(|stored| stored.status = SendStatus::FlushDiskTimeout);
-            let class = AnswerClass::FlushDiskTimeout;
-            // answered with the lesser status: readable from now on
-            self.show(a.log_end);
-            self.answer_stored(Held {
-                first_ordinal: a.first_ordinal,
-                stored: a.stored,
-                reply: a.reply,
-                class,
-            });
-        }
-        let sync = self.config.flush_disk_type == FlushDiskType::Sync;
+        self.flush.awaiting.time_passed(now.mono_ms);
+        self.answer_settled();
+        self.show_durable();
+        let waited_for = self.following.as_ref().is_some_and(|following| following.flush_at_once);
+        let sync = self.config.flush_disk_type == FlushDiskType::Sync || waited_for;
         let log_age = now.mono_ms.saturating_sub(self.flush.last_log_flush_ms);
         let log_due = !self.flush.log_under_way
             && self.log.end() > self.flush.log_flushed
@@ -309,9 +388,14 @@ impl Core {
     /// Gives the orders decided before the frame was written.
     pub(super) fn start_flushes(&mut self, now: Now, (log_due, journal_due): (bool, bool)) -> FlushOrders {
         let mut orders = FlushOrders::default();
-        if log_due {
+        // a replica's copy of the journal is synced with its log, or when its frames have waited long enough
+        let copy_due = self.copy_sync_due_ms().is_some_and(|due| due <= now.mono_ms);
+        if log_due || (copy_due && !self.flush.log_under_way) {
             match self.log.take_sync_batch() {
-                Ok(batch) => {
+                Ok(mut batch) => {
+                    if copy_due && let Some(following) = &mut self.following {
+                        batch.files.extend(following.take_copy_sync());
+                    }
                     self.flush.log_under_way = true;
                     self.flush.last_log_flush_ms = now.mono_ms;
                     orders.log = Some(batch);
@@ -331,7 +415,11 @@ impl Core {
 
     /// Everything on disk, at once and in this thread: at start, before a snapshot, at the end.
     pub(super) fn flush_everything(&mut self) -> StoreResult<()> {
-        let end = self.log.take_sync_batch()?.sync()?;
+        let mut batch = self.log.take_sync_batch()?;
+        if let Some(following) = &mut self.following {
+            batch.files.extend(following.take_copy_sync());
+        }
+        let end = batch.sync()?;
         self.log_flushed(LogPosition(end));
         if let Some(batch) = self.trace.take_sync_batch() {
             self.flush.journal_cut = batch.position.sequence;

@@ -53,6 +53,12 @@ impl Core {
         if at.position == offset {
             return Ok(());
         }
+        if self.stale_offset(group, queue, offset).is_some() {
+            let what = format!(
+                "offset {offset} was read at a master whose epoch lost: nothing so high was given here"
+            );
+            return Err(Refusal::BadParameter(what));
+        }
         let from = at.position;
         // Anybody may set an offset. A member says what it has done (an old commit arriving late is not a rewind: it is
         // ignored unless it is an operator's); whoever is no member moves the group.

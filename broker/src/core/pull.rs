@@ -218,6 +218,7 @@ impl Core {
         let queue = self.check_pull(pull)?;
         if let Some(offset) = pull.commit_offset
             && may_wait
+            && self.following.is_none()
         {
             // a commit that rides on a pull never fails the pull
             if let Err(refusal) = self.commit(group, queue, offset, &pull.client) {
@@ -235,6 +236,11 @@ impl Core {
             records: Vec::new(),
         };
         let offset = u64::try_from(pull.offset).unwrap_or(0);
+        let stale = self.stale_offset(group, queue, offset).filter(|common_end| {
+            // once it was given something here, it may skip what it likes
+            let at = self.state.group(group).and_then(|group| group.queues.get(&queue));
+            at.is_some_and(|at| at.next <= *common_end)
+        });
         let outside = match offset {
             _ if pull.offset < 0 || offset < bounds.min_offset => {
                 Some((PullStatus::OffsetTooSmall, bounds.min_offset))
@@ -242,6 +248,7 @@ impl Core {
             _ if end == bounds.min_offset && end == 0 && offset > 0 => {
                 Some((PullStatus::NoMessageInQueue, 0))
             }
+            _ if stale.is_some() => stale.map(|common_end| (PullStatus::OffsetOverflowBadly, common_end)),
             _ if offset > end => Some((PullStatus::OffsetOverflowBadly, end)),
             _ => None,
         };
@@ -268,8 +275,11 @@ impl Core {
     }
 
     fn check_pull(&mut self, pull: &PullMessages) -> Answer<QueueKey> {
+        self.check_readable()?;
         let queue = self.queue_of(&pull.queue.topic, pull.queue.queue_id)?;
-        self.ensure_group(&pull.queue.group)?;
+        if self.following.is_none() {
+            self.ensure_group(&pull.queue.group)?;
+        }
         if self.state.topic(&pull.queue.topic).is_some_and(|topic| topic.config.perm & PERM_READ == 0) {
             return Err(Refusal::NoPermission { topic: pull.queue.topic.to_string(), what: "reading" });
         }
@@ -313,7 +323,7 @@ impl Core {
     fn owes_from_first_pull(&mut self, group: &Name, queue: QueueKey, offset: u64) {
         let topic = self.state.topic_of(queue.topic).map(|topic| &*topic.config.name);
         let model = topic.and_then(|topic| self.state.group(group)?.model_of(topic));
-        if model != Some(ConsumeModel::Broadcasting) {
+        if model != Some(ConsumeModel::Broadcasting) && self.following.is_none() {
             self.start_group(group, queue, offset, StartReason::FirstPull);
         }
     }

@@ -6,10 +6,14 @@
 //! `Recovered`, `EpochStarted`); sync log and journal; only then is the epoch's first append possible.
 
 use super::append::{index_keys, tag_hash};
+use super::slave::newer_table;
 use super::snapshot::{self, Snapshot, SnapshotState};
 use super::topics::{PERM_READ_WRITE, is_system_topic, queue_index};
 use super::{Core, CoreParts, Counters};
 use super::{flush::FlushState, lease, retention::RetentionState, sessions::Sessions};
+use crate::config::{BrokerRole, Config, ReplicaAck};
+use crate::replication::copy::ReplicaCopy;
+use crate::replication::followers::{AckKind, Followers};
 use crate::state::{DEAD_LETTER_PREFIX, RETRY_PREFIX, SCHEDULE_TOPIC, State};
 use crate::trace::{StoredMessageFact, Trace};
 use lifecycle::clock::Now;
@@ -45,13 +49,17 @@ pub struct RecoveryReport {
 }
 
 /// Per queue, what the log holds.
-type Ends = BTreeMap<QueueKey, u64>;
+pub(super) type Ends = BTreeMap<QueueKey, u64>;
 
 impl Core {
     /// Opens or creates a broker's folder.
     ///
     /// Errors: folder in use, folder of another version, damaged snapshot, or the disk.
     pub fn open(parts: CoreParts, now: Now) -> StoreResult<(Core, RecoveryReport)> {
+        Self::check_role(&parts)?;
+        if parts.config.broker_role == BrokerRole::Slave {
+            return Self::open_slave(parts, now);
+        }
         let disk = parts.disk.clone();
         let folder = Folder::open(disk.as_ref(), &parts.dir, "broker")?;
         let (checkpoint, saved, damaged) = Checkpoint::open(disk.as_ref(), &parts.dir, "snapshot")?;
@@ -63,12 +71,17 @@ impl Core {
         let (mut last_boot, booted, _) = Checkpoint::open(disk.as_ref(), &parts.dir, "boot")?;
         let same_boot = boot.is_some()
             && booted.map(|saved| saved.payload) == boot.as_ref().map(|b| b.clone().into_bytes());
-        let snapshot = saved.map(|saved| snapshot::decode(&saved.payload, &parts.dir)).transpose()?;
+        let snapshot = snapshot::read(saved.as_ref(), &parts.dir)?;
         let config = JournalConfig::new(parts.dir.join("journal"));
         let (journal, journal_report) = Journal::open(disk.clone(), config, parts.incarnation, now.wall_ms)?;
-        let replayed = replay(&journal.view(), snapshot.as_ref(), parts.incarnation)?;
+        let mut replayed = replay(&journal.view(), snapshot.as_ref(), parts.incarnation)?;
+        let accepted = ReplicaCopy::accepted(disk.as_ref(), &parts.dir)?;
+        replayed.epochs = newer_table(accepted, &replayed.epochs);
+        // what a replica was not sent, nobody here can have noticed
+        let was_replica = parts.mandate.is_some_and(|mandate| !mandate.wrote_last);
+        let same_boot = same_boot && !was_replica;
         let mut core = Self::assemble(parts, folder, checkpoint, journal, &replayed, now)?;
-        let mut report = core.recover(now, replayed, same_boot)?;
+        let mut report = core.recover(now, replayed, (same_boot, was_replica))?;
         if let Some(boot) = boot {
             last_boot.save(boot.as_bytes())?;
         }
@@ -76,7 +89,7 @@ impl Core {
         Ok((core, report))
     }
 
-    fn assemble(
+    pub(super) fn assemble(
         parts: CoreParts,
         folder: Folder,
         checkpoint: Checkpoint,
@@ -85,7 +98,7 @@ impl Core {
         now: Now,
     ) -> StoreResult<Core> {
         let disk = parts.disk;
-        let epochs = replayed.state.epochs.clone();
+        let epochs = replayed.epochs.clone();
         let log =
             CommitLog::open(disk.clone(), &parts.dir.join("commitlog"), parts.config.segment_bytes, epochs)?;
         let queue_config = ConsumeQueueConfig::new(parts.dir.join("consumequeue"));
@@ -98,6 +111,11 @@ impl Core {
         let trace = Trace::new(journal, parts.config.journal);
         let interval = parts.config.snapshot_interval_ms;
         let mut core = Core {
+            followers: followers(&parts.config),
+            following: None,
+            promised: parts.mandate.map_or(0, |mandate| mandate.promised),
+            common_ends: Default::default(),
+            replicated_stated_ms: now.mono_ms,
             flush: FlushState::new(replayed.state.flushed, now),
             snapshot: SnapshotState::new(checkpoint, now, replayed.log_end, interval),
             disk,
@@ -133,11 +151,17 @@ impl Core {
         Ok(core)
     }
 
-    fn recover(&mut self, now: Now, replayed: Replayed, same_boot: bool) -> StoreResult<RecoveryReport> {
-        let Replayed { state, base, log_end: queues_from, clean, closed, holes, .. } = replayed;
+    fn recover(
+        &mut self,
+        now: Now,
+        replayed: Replayed,
+        (same_boot, was_replica): (bool, bool),
+    ) -> StoreResult<RecoveryReport> {
+        let Replayed { state, base, log_end: queues_from, clean, closed, holes, epochs, .. } = replayed;
         let flushed = state.flushed;
         self.state = state;
-        let Found { ends, bad, topics, again, scan } = self.scan_log(base, queues_from, flushed)?;
+        let whole = LogPosition(u64::MAX);
+        let Found { ends, bad, topics, again, scan } = self.scan_log(base, (queues_from, whole), flushed)?;
         let bad: Vec<(QueueKey, Ranges)> = bad.into_iter().collect();
         let clean = clean && scan.torn_bytes == 0 && scan.damaged.is_empty() && again.is_empty();
         let stated_again = again.len() as u64;
@@ -145,8 +169,11 @@ impl Core {
             self.topic_again(topic, name, queues);
         }
         for record in again {
+            self.state_its_epoch(&record, &epochs);
             self.state_again(record);
         }
+        // the master this copy was of may have had more on its disk
+        let flushed = if was_replica { flushed.min(scan.end) } else { flushed };
         let mut queues = Vec::new();
         let mut lost = 0;
         for (queue, bounds) in self.state.queues().collect::<Vec<_>>() {
@@ -154,6 +181,9 @@ impl Core {
             let end = ends.get(&queue).copied().unwrap_or(bounds.min_offset);
             lost += bounds.max_offset.saturating_sub(end);
             queues.push((queue, bounds.min_offset.min(end), end));
+        }
+        if was_replica {
+            self.common_ends = queues.iter().map(|(queue, _, end)| (*queue, *end)).collect();
         }
         let nothing_lost = clean || (same_boot && !holes && lost == 0 && scan.damaged.is_empty());
         let unnamed_max =
@@ -183,7 +213,9 @@ impl Core {
 
     fn begin_epoch(&mut self, now: Now, log_end: LogPosition) -> StoreResult<()> {
         let incarnation = self.trace.position().incarnation;
-        let epoch = Epoch { number: self.state.epoch.number + 1, incarnation };
+        let newest = self.log.epochs().last().map_or(0, |(epoch, _)| epoch.number);
+        let number = (newest.max(self.state.epoch.number) + 1).max(self.promised);
+        let epoch = Epoch { number, incarnation };
         let started = lifecycle::fact::EpochStarted { epoch, log_start: log_end, ..self.epoch_started() };
         self.state(Fact::EpochStarted(started));
         self.leave_all();
@@ -225,8 +257,18 @@ impl Core {
         }
     }
 
+    /// Reads a replica's log, and dispatches what the journal speaks of.
+    pub(super) fn scan_copied(&mut self, to: LogPosition, flushed: LogPosition) -> StoreResult<ScanReport> {
+        Ok(self.scan_log(Ends::new(), (LogPosition(0), to), flushed)?.scan)
+    }
+
     /// Reads the log once: finds each queue's end, dispatches, and collects what the journal lacks.
-    fn scan_log(&mut self, base: Ends, queues_from: LogPosition, flushed: LogPosition) -> StoreResult<Found> {
+    fn scan_log(
+        &mut self,
+        base: Ends,
+        (queues_from, to): (LogPosition, LogPosition),
+        flushed: LogPosition,
+    ) -> StoreResult<Found> {
         let from = queues_from.min(self.index_from).max(self.log.start());
         let all_kept = self.log.start() <= queues_from;
         let mut dispatch = Dispatch {
@@ -240,7 +282,7 @@ impl Core {
         };
         let mut failed: Option<StoreError> = None;
         let report = self.log.scan(from, flushed, |logged| {
-            if failed.is_none() {
+            if failed.is_none() && logged.commitlog_offset < to {
                 failed = dispatch.record(logged).err();
             }
         })?;
@@ -248,9 +290,21 @@ impl Core {
             return Err(error);
         }
         let mut found = dispatch.found;
-        self.index.advance(report.end.0.max(self.index.indexed_to()));
+        self.index.advance(report.end.min(to).0.max(self.index.indexed_to()));
         found.scan = report;
         Ok(found)
+    }
+
+    /// Records of an epoch that a replica has accepted, and whose first frame never came.
+    fn state_its_epoch(&mut self, again: &Again, epochs: &[(Epoch, LogPosition)]) {
+        let number = again.logged.epoch_number;
+        if number <= self.state.epoch.number {
+            return;
+        }
+        if let Some((epoch, log_start)) = epochs.iter().find(|(epoch, _)| epoch.number == number).copied() {
+            let started = lifecycle::fact::EpochStarted { epoch, log_start, ..self.epoch_started() };
+            self.state(Fact::EpochStarted(started));
+        }
     }
 
     /// The journal lost that this topic was made; messages in it are in the log.
@@ -382,30 +436,42 @@ impl Dispatch<'_> {
     }
 }
 
+fn followers(config: &Config) -> Followers {
+    let ack = match config.replica_ack {
+        ReplicaAck::Received => AckKind::Received,
+        ReplicaAck::Flushed => AckKind::Flushed,
+    };
+    let needed = if config.broker_role == BrokerRole::SyncMaster { config.in_sync_replicas } else { 1 };
+    Followers::new(ack, needed)
+}
+
 struct Again {
     queue: QueueKey,
     logged: LoggedRecord,
 }
 
 /// When a waiting message of the schedule topic is due; what does not say so is due at once.
-fn due_of(message: &StoredMessage<'_>) -> u64 {
+pub(super) fn due_of(message: &StoredMessage<'_>) -> u64 {
     let stated = message.properties.get(properties::TIMER_OUT_MS).and_then(|at| at.parse().ok());
     stated.unwrap_or(message.store_timestamp_ms.max(1) as u64)
 }
 
 /// What snapshot and journal tell.
-struct Replayed {
-    state: State,
+#[derive(Default)]
+pub(super) struct Replayed {
+    pub(super) state: State,
+    /// Who owns which part of the log.
+    pub(super) epochs: Vec<(Epoch, LogPosition)>,
     /// Queue ends as of `log_end`.
-    base: Ends,
+    pub(super) base: Ends,
     /// Below this the snapshot vouches for queues and log.
-    log_end: LogPosition,
-    clean: bool,
-    closed: Vec<(Incarnation, u64)>,
+    pub(super) log_end: LogPosition,
+    pub(super) clean: bool,
+    pub(super) closed: Vec<(Incarnation, u64)>,
     /// Where the snapshot stands in the journal.
-    snapshot: Option<Position>,
+    pub(super) snapshot: Option<Position>,
     /// Journal frames are missing.
-    holes: bool,
+    pub(super) holes: bool,
 }
 
 fn replay(view: &JournalView, snapshot: Option<&Snapshot>, new: Incarnation) -> StoreResult<Replayed> {
@@ -430,17 +496,24 @@ fn replay(view: &JournalView, snapshot: Option<&Snapshot>, new: Incarnation) -> 
     let nothing_before = closed.is_empty() && snapshot.is_none();
     let clean = nothing_before || snapshot.is_some_and(|s| s.clean && Some(s.position) == last);
     let (clean, holes) = (clean && !fold.holes, fold.holes);
-    Ok(Replayed { state: fold.state, base, log_end, clean, closed, snapshot: start, holes })
+    let epochs = fold.state.epochs.clone();
+    Ok(Replayed { state: fold.state, epochs, base, log_end, clean, closed, snapshot: start, holes })
 }
 
-struct Fold {
-    state: State,
-    decoder: FrameDecoder,
-    holes: bool,
+#[derive(Default)]
+pub(super) struct Fold {
+    pub(super) state: State,
+    pub(super) decoder: FrameDecoder,
+    pub(super) holes: bool,
 }
 
 impl Fold {
-    fn read(&mut self, view: &JournalView, start: Option<Position>, new: Incarnation) -> StoreResult<()> {
+    pub(super) fn read(
+        &mut self,
+        view: &JournalView,
+        start: Option<Position>,
+        new: Incarnation,
+    ) -> StoreResult<()> {
         let mut reader = match start.map(|position| view.read_from(position)) {
             Some(Err(error)) if error.is_not_found() => {
                 // the journal is gone, the snapshot is not: what was stored is in the log, and readers are told of the gap

@@ -69,7 +69,7 @@ impl Core {
             })
             .collect();
         for record in records {
-            self.hide_until_flushed(record.queue, record.queue_offset, record.log_end());
+            self.hide_until_durable(record.queue, record.queue_offset, record.log_end());
             self.waiting.touch(record.queue);
         }
         if one_way {
@@ -146,6 +146,9 @@ impl Core {
     }
 
     pub(super) fn check_writable(&self) -> Answer<()> {
+        if self.is_passive() {
+            return Err(Refusal::NotAvailable("this broker is a SLAVE: it takes no messages".into()));
+        }
         if self.flush.journal_blocked {
             return Err(Refusal::NotAvailable("disk full: the journal cannot grow".into()));
         }
@@ -155,7 +158,7 @@ impl Core {
         if self.retention.refuses_sends {
             return Err(Refusal::NotAvailable("disk nearly full".into()));
         }
-        Ok(())
+        self.check_replicas()
     }
 
     fn choose_queue(&mut self, topic: &Topic, choice: QueueChoice) -> Answer<u32> {

@@ -253,7 +253,7 @@ impl Core {
     /// New records are news for whoever waits for their queues.
     pub(super) fn touch_new(&mut self, records: &[super::append::Appended]) {
         for record in records {
-            self.hide_until_flushed(record.queue, record.queue_offset, record.log_end());
+            self.hide_until_durable(record.queue, record.queue_offset, record.log_end());
             self.waiting.touch(record.queue);
         }
     }

@@ -9,7 +9,7 @@ use lifecycle::frame::{FrameDecoder, FrameEncoder};
 use lifecycle::identity::{Incarnation, LogPosition};
 use lifecycle::position::Position;
 use std::collections::VecDeque;
-use store::checkpoint::Checkpoint;
+use store::checkpoint::{Checkpoint, Saved};
 use store::consume_queue::QueueSync;
 use store::error::{Result as StoreResult, StoreError};
 use store::index::{IndexJob, NewRun};
@@ -104,7 +104,8 @@ impl Core {
         let aged = now.mono_ms >= self.snapshot.last_ms + self.snapshot.interval_ms;
         let grown = self.log.end().0 - self.snapshot.last_log_end.0 >= self.config.snapshot_log_bytes;
         let idle = self.snapshot.checkpoint.is_some() && self.snapshot.prepared.is_none();
-        if !idle || !(aged || grown) || self.stopped.is_some() || !self.config.journal {
+        let off = !self.config.journal || self.following.is_some();
+        if !idle || !(aged || grown) || self.stopped.is_some() || off {
             return;
         }
         self.snapshot.last_ms = now.mono_ms;
@@ -174,6 +175,10 @@ impl Core {
         self.flush_everything()?;
         self.trace.end_turn(now)?;
         self.flush_everything()?;
+        if self.following.is_some() {
+            // a replica's state is the fold of what it was sent
+            return Ok(());
+        }
         let prepared = self.prepare_snapshot(now, true)?;
         prepared.queues.sync()?;
         match &mut self.snapshot.checkpoint {
@@ -187,6 +192,10 @@ impl Core {
     /// agent has them. `confirmed` is what the slowest agent has; `None`: nobody has said. A journal over its share of the disk
     /// ([`Config::journal_disk_percent`](crate::config::Config)) goes down to it in any case, but for what a restart reads.
     pub fn trim_journal(&mut self, confirmed: Option<Position>) -> StoreResult<u64> {
+        if self.following.is_some() {
+            // of its own facts a replica needs the newest flush only, and nobody reads them yet
+            return self.trace.remove_before(self.trace.position());
+        }
         let log_start = self.log.start();
         let live = self.trace.position().incarnation;
         let mut before = None;
@@ -250,6 +259,11 @@ fn encode(core: &Core, now: Now, position: Position, clean: bool) -> Vec<u8> {
     out.extend_from_slice(&core.log.end().0.to_be_bytes());
     FrameEncoder::new().encode_snapshot(now, true, &core.snapshot_facts(), &mut out);
     out
+}
+
+/// What a folder's checkpoint holds; nothing when it was made void.
+pub(super) fn read(saved: Option<&Saved>, dir: &std::path::Path) -> StoreResult<Option<Snapshot>> {
+    saved.filter(|saved| !saved.payload.is_empty()).map(|saved| decode(&saved.payload, dir)).transpose()
 }
 
 /// A snapshot read back.

@@ -3,7 +3,10 @@
 mod harness;
 mod leases;
 mod offsets;
+mod promotion;
 mod recovery;
+mod replicas;
 mod sends;
+mod slaves;
 mod switches;
 mod topics;

@@ -41,6 +41,7 @@ impl Bench {
             incarnation: incarnation(run),
             store_host: "127.0.0.1:10911".parse().unwrap(),
             boot: None,
+            mandate: None,
         };
         let (core, _) = Core::open(parts, now).unwrap();
         let handle = CoreHandle::new();

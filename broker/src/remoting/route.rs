@@ -5,7 +5,7 @@ use super::listener::Edge;
 use super::session::Session;
 use crate::api::{Query, QueryAnswer, Refusal, Request, TopicInfo};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use wire::body::route::{BrokerData, ClusterInfo, QueueData, TopicList, TopicRoute};
 use wire::command::Command;
 use wire::header::route::{TopicQuery, topic_not_exist};
@@ -13,7 +13,7 @@ use wire::name::AUTO_CREATE_TOPIC;
 
 /// Permission of `TBW102`: read, write, and a topic may be made after it.
 const PERM_TEMPLATE: i32 = 7;
-/// Broker id of a master.
+/// RocketMQ's broker id of a master.
 const MASTER_ID: u64 = 0;
 
 /// Code 105.
@@ -67,8 +67,14 @@ pub(super) fn queue_count(queues: u32) -> i32 {
 
 fn broker(edge: &Edge) -> BrokerData {
     let advertised = &edge.config.advertised;
+    let mut broker_addrs = BTreeMap::from([(advertised.broker_id, advertised.remoting.to_string())]);
+    // whoever asks a SLAVE for the way must find the master too
+    let master = *edge.config.master.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(master) = master.filter(|_| advertised.broker_id != MASTER_ID) {
+        broker_addrs.insert(MASTER_ID, master.to_string());
+    }
     BrokerData {
-        broker_addrs: BTreeMap::from([(MASTER_ID, advertised.remoting.to_string())]),
+        broker_addrs,
         broker_name: advertised.broker_name.to_string(),
         cluster: advertised.cluster.to_string(),
     }

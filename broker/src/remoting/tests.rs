@@ -29,11 +29,13 @@ fn config(limits: Limits) -> RemotingConfig {
             broker_name: "broker-a".into(),
             cluster: "DefaultCluster".into(),
             remoting: "127.0.0.1:10911".parse().unwrap(),
+            broker_id: 0,
         },
         region: "DefaultRegion".into(),
         trace_on: true,
         auto_create_topic: true,
         default_queue_nums: 8,
+        master: Default::default(),
         limits,
     }
 }

@@ -16,6 +16,8 @@
 //! Crash story: a record is there whole or not at all. [`CommitLog::scan`] tells a torn tail (above the flushed mark; cut)
 //! from damage below it (reported, kept, skipped).
 
+pub mod copy;
+
 use crate::disk::Disk;
 use crate::error::{ErrorKind, Op, Result, StoreError};
 use crate::segment::{SegmentChain, SegmentConfig, SyncBatch};

@@ -24,6 +24,8 @@ pub enum OpenMode {
     Create,
     /// The file must not exist.
     CreateNew,
+    /// The same, and nobody but its owner may read it.
+    CreatePrivate,
 }
 
 /// One name in a folder.

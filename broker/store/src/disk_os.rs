@@ -8,7 +8,7 @@ use crate::disk::{DirEntry, Disk, DiskFile, DiskSpace, OpenMode};
 use crate::error::{ErrorKind, Op, Result, StoreError};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,6 +36,9 @@ fn open_file(path: &Path, mode: OpenMode) -> Result<File> {
         }
         OpenMode::CreateNew => {
             options.create_new(true);
+        }
+        OpenMode::CreatePrivate => {
+            options.create_new(true).mode(0o600);
         }
     }
     options.open(path).map_err(fail(Op::Open, path))

@@ -257,7 +257,9 @@ impl Disk for SimDisk {
         state.alive(Op::Open, path)?;
         let fail = |kind| StoreError::new(Op::Open, path, 0, kind);
         let inode = match (state.names.get(path).copied(), mode) {
-            (Some(_), OpenMode::CreateNew) => return Err(fail(ErrorKind::AlreadyExists)),
+            (Some(_), OpenMode::CreateNew | OpenMode::CreatePrivate) => {
+                return Err(fail(ErrorKind::AlreadyExists));
+            }
             (Some(inode), _) => inode,
             (None, OpenMode::Existing) => return Err(fail(ErrorKind::NotFound)),
             (None, _) => {

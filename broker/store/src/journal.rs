@@ -23,6 +23,7 @@
 //! before a good frame is a hole with exact bounds; reading continues at the next reset point, or the next segment. A
 //! length that is itself damaged hides the rest of its segment.
 
+mod copy;
 mod frame;
 mod reader;
 

@@ -48,6 +48,12 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DIR", hide = true)]
         undo_log: Option<PathBuf>,
     },
+    /// Makes a replica the master, whoever is it now: waits until enough members have promised to follow it, and it takes writes
+    Promote {
+        /// The replica's address [default: http:// and listen.broker_http of the configuration]
+        #[arg(long, value_name = "URL", env = "LOSSTRACE_SERVER")]
+        server: Option<String>,
+    },
     /// Causes losses and compares what was destroyed with what the agent found
     Demo {
         /// Keep the folder with data and logs of every process

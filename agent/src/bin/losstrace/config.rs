@@ -8,6 +8,7 @@
 use crate::cli::Common;
 use agent::config::AgentConfig;
 use agent::telemetry::{LogFormat, check_level};
+use broker::config::BrokerRole;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -19,6 +20,8 @@ use toml::{Table, Value};
 const ENV_PREFIX: &str = "LOSSTRACE_";
 /// Deeper keys do not exist, so deeper nesting is not looked into.
 const DEPTH_MAX: usize = 4;
+/// RocketMQ's haListenPort.
+const REPLICATION_PORT: u16 = 10912;
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Where it listens. Loopback everywhere, because nothing asks who you are.
@@ -31,6 +34,8 @@ pub(crate) struct Listen {
     pub agent_http: SocketAddr,
     pub broker_http: SocketAddr,
     pub feed: SocketAddr,
+    /// Where a master takes replicas, and members hear each other. A SYNC_MASTER has one by default, others only when it is set.
+    pub replication: Option<SocketAddr>,
 }
 
 impl Default for Listen {
@@ -43,6 +48,7 @@ impl Default for Listen {
             agent_http: at(9464),
             broker_http: at(9465),
             feed: at(9466),
+            replication: None,
         }
     }
 }
@@ -258,14 +264,18 @@ fn agent_section(table: &mut Table, problems: &mut Vec<Problem>) -> AgentConfig 
 fn complete(settings: &mut Settings) {
     settings.agent.data_dir = settings.data_dir.join("agent");
     settings.agent.http_listen = settings.listen.agent_http;
+    if settings.broker.broker_role == BrokerRole::SyncMaster {
+        let address = SocketAddr::from(([127, 0, 0, 1], REPLICATION_PORT));
+        settings.listen.replication.get_or_insert(address);
+    }
 }
 
 fn check(settings: &Settings, problems: &mut Vec<Problem>) {
     if settings.data_dir.as_os_str().is_empty() {
         problems.push(problem("data_dir", "must not be empty"));
     }
-    let Listen { name_server, remoting, grpc, agent_http, broker_http, feed } = settings.listen;
-    let doors = [
+    let Listen { name_server, remoting, grpc, agent_http, broker_http, feed, replication } = settings.listen;
+    let mut doors = vec![
         ("name_server", name_server),
         ("remoting", remoting),
         ("grpc", grpc),
@@ -273,6 +283,10 @@ fn check(settings: &Settings, problems: &mut Vec<Problem>) {
         ("broker_http", broker_http),
         ("feed", feed),
     ];
+    doors.extend(replication.map(|address| ("replication", address)));
+    if replication.is_none() && !settings.broker.members.is_empty() {
+        problems.push(problem("listen.replication", "a member of a replica group needs one, for the others"));
+    }
     for (index, (name, address)) in doors.iter().enumerate() {
         for (other, _) in doors.iter().take(index).filter(|(_, other)| other == address && other.port() != 0)
         {

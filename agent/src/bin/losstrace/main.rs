@@ -12,6 +12,7 @@ mod cli;
 mod config;
 mod demo;
 mod doctor;
+mod promote;
 mod query;
 mod source;
 mod tables;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
             settings.undo_log = undo_log;
             up::run(&settings, up::Parts::Agent).map(|()| 0)
         }
+        Command::Promote { server } => promote::run(&settings, server.as_deref()).map(|()| 0),
         Command::Demo { keep } => demo::run(keep).map(|()| 0),
         Command::Bench(options) => bench::run(&options, &cli.common).map(|()| 0),
         Command::Query(question) => query::run(&settings, &question),

@@ -12,6 +12,7 @@ use agent::run::handle::Observation;
 use agent::run::{Agent, AgentHandle, Clock, Environment, OpenLedger, Phase};
 use agent::telemetry::{Telemetry, TelemetryConfig};
 use anyhow::{Context, Result, bail};
+use broker::config::BrokerRole;
 use broker::server::{Server, ServerParts};
 use lifecycle::clock::Now;
 use lifecycle::identity::Incarnation;
@@ -103,6 +104,14 @@ async fn serve_broker(settings: &Settings, mut stop: watch::Receiver<bool>) -> R
 }
 
 async fn serve_both(settings: &Settings, stop: watch::Receiver<bool>) -> Result<()> {
+    if settings.broker.broker_role == BrokerRole::Slave {
+        bail!("a SLAVE runs alone (`losstrace broker`): an agent follows its master");
+    }
+    if !settings.broker.members.is_empty() {
+        bail!(
+            "a member of a replica group runs alone (`losstrace broker`): it may have to follow another one"
+        );
+    }
     let clock = clock();
     let mut server = start_broker(settings, Some(settings.listen.feed), clock.clone())?;
     let name = &settings.broker.broker_name;
@@ -137,10 +146,11 @@ fn start_broker(settings: &Settings, feed: Option<std::net::SocketAddr>, clock: 
             grpc: listen.grpc,
             http: listen.broker_http,
             feed,
+            replication: listen.replication,
         },
         dir: settings.data_dir.join("broker"),
         disk: disk(settings)?,
-        incarnation: incarnation(),
+        runs: Arc::new(incarnation),
         clock,
         // with an undo log every start may follow a power cut
         boot: if settings.undo_log.is_some() { None } else { boot() },
@@ -305,7 +315,10 @@ fn warn_when_open(settings: &Settings) {
         ("agent_http", listen.agent_http),
         ("broker_http", listen.broker_http),
         ("feed", listen.feed),
-    ] {
+    ]
+    .into_iter()
+    .chain(listen.replication.map(|address| ("replication", address)))
+    {
         if !address.ip().is_loopback() {
             tracing::warn!(door, %address, "reachable from other machines, without authentication");
         }

@@ -3,6 +3,7 @@
 use crate::api::*;
 use crate::config::{Config, FlushDiskType};
 use crate::core::{Core, CoreParts, FlushDone, RecoveryReport, TurnEffects};
+use crate::replication::mastership::Mandate;
 use bytes::Bytes;
 use lifecycle::clock::Now;
 use lifecycle::fact::{ConsumeModel, Fact};
@@ -20,6 +21,7 @@ pub(super) struct Bench {
     pub(super) now: Now,
     pub(super) config: Config,
     pub(super) runs: u8,
+    pub(super) mandate: Option<Mandate>,
     boots: u8,
     orders: Vec<crate::core::FlushOrders>,
     /// Flushes are carried out right after the turn that ordered them.
@@ -47,6 +49,7 @@ impl Bench {
             now,
             config,
             runs: 0,
+            mandate: None,
             boots: 0,
             orders: Vec::new(),
             flushing: true,
@@ -70,6 +73,7 @@ impl Bench {
             incarnation: Incarnation([self.runs; 16]),
             store_host: "127.0.0.1:10911".parse().unwrap(),
             boot: Some(format!("boot {}", self.boots)),
+            mandate: self.mandate,
         };
         let (core, report) = Core::open(parts, self.now).unwrap();
         self.core = Some(core);

@@ -152,6 +152,7 @@ fn two_brokers_on_one_folder_do_not_start() {
         incarnation: lifecycle::identity::Incarnation([99; 16]),
         store_host: "127.0.0.1:1".parse().unwrap(),
         boot: None,
+        mandate: None,
     };
     let error = crate::core::Core::open(parts, bench.now).map(|_| ()).unwrap_err();
     assert!(matches!(error.kind, store::error::ErrorKind::Locked), "{error}");

@@ -1,0 +1,146 @@
+//! Makes a member master: asks the others how they stand, takes their promise to follow nobody below a new epoch number, and copies
+//! what the one with the most has, before any write is taken. Never opens the epoch itself. Called by the server, beside a core
+//! that still follows nobody.
+//!
+//! Why nothing answered is lost: n members, k of which had each answered message; n - k + 1 have promised, so at least one of them
+//! has it, and none of them confirms anything to an older master from then on.
+
+use super::follow::{self, CONNECT_MAX};
+use super::frame::{Ask, Message, Standing};
+use super::{Progress, StreamError, read_message, write_bytes};
+use crate::api::Request;
+use crate::core::Core;
+use crate::handle::{CoreHandle, NotTaken};
+use crate::replication::master::SharedMandate;
+use crate::replication::mastership::Change;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Pause before everybody is asked again.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// Who stands for master.
+pub struct Candidate {
+    /// Its core.
+    pub core: CoreHandle,
+    /// How far its core is.
+    pub progress: watch::Receiver<Progress>,
+    /// The replica group.
+    pub broker_name: String,
+    /// Its name.
+    pub replica_id: String,
+    /// Every other member.
+    pub members: Vec<SocketAddr>,
+    /// Members that must promise, itself included.
+    pub needed: usize,
+    /// How long they are waited for; `None`: without limit.
+    pub patience: Option<Duration>,
+    /// Whoever is master now.
+    pub forced: bool,
+    /// Where its own promise is kept.
+    pub mandate: SharedMandate,
+}
+
+/// Stands for master until it is one, or until another member is found to be.
+pub async fn stand(candidate: Candidate) -> Result<Change, StreamError> {
+    let begun = tokio::time::Instant::now();
+    let mut told = String::new();
+    loop {
+        let out_of_patience = candidate.patience.is_some_and(|most| begun.elapsed() >= most);
+        let why = match candidate.round(out_of_patience).await {
+            Ok(Round::Ended(change)) => return Ok(change),
+            Ok(Round::TooFew(seen)) => {
+                format!("{seen} of {} members needed are in reach", candidate.needed)
+            }
+            Err(StreamError::Core(error)) => return Err(error.into()),
+            Err(error) => error.to_string(),
+        };
+        if why != told {
+            tracing::warn!(why, "no writes are taken yet");
+            told = why;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+enum Round {
+    Ended(Change),
+    TooFew(usize),
+}
+
+impl Candidate {
+    async fn round(&self, out_of_patience: bool) -> Result<Round, StreamError> {
+        let mine = self.look(|core| core.standing()).await?;
+        let others = self.ask_all(0).await;
+        let newest = |standing: &Standing| standing.log.epochs.last().map_or(0, |(epoch, _)| epoch.number);
+        if !self.forced && others.iter().any(|(_, other)| other.is_master && newest(other) >= newest(&mine)) {
+            tracing::warn!("another member is master: this one follows it");
+            return Ok(Round::Ended(Change::Follow));
+        }
+        if 1 + others.len() < self.needed && !out_of_patience {
+            return Ok(Round::TooFew(1 + others.len()));
+        }
+        let everybody = || others.iter().map(|(_, other)| other).chain([&mine]);
+        let number =
+            everybody().map(|standing| standing.promised.max(newest(standing))).max().unwrap_or(0) + 1;
+        // our own promise first: it is one of those that count
+        if !self.look(move |core| core.promise(number)).await? {
+            return Ok(Round::TooFew(0));
+        }
+        self.mandate.change(|mandate| mandate.promised = mandate.promised.max(number))?;
+        let mut promised = self.ask_all(number).await;
+        promised.retain(|(_, other)| other.promised == number);
+        if 1 + promised.len() < self.needed && !out_of_patience {
+            return Ok(Round::TooFew(1 + promised.len()));
+        }
+        let has = |standing: &Standing| (newest(standing), standing.log.end);
+        let most = promised.into_iter().max_by_key(|(_, other)| has(other));
+        if let Some((address, other)) = most.filter(|(_, other)| has(other) > has(&mine)) {
+            tracing::warn!(member = %address, theirs = other.log.end.0, ours = mine.log.end.0,
+                "another member has more: it is copied first");
+            follow::copy(&self.core, address, self.progress.clone(), other).await?;
+        }
+        tracing::info!(number, "enough members have promised");
+        Ok(Round::Ended(Change::Elected(number)))
+    }
+
+    async fn look<T: Send + 'static>(
+        &self,
+        what: impl FnOnce(&mut Core) -> T + Send + 'static,
+    ) -> Result<T, NotTaken> {
+        self.core.call(|reply| Request::Look(Box::new(move |core, _| reply(what(core))))).await
+    }
+
+    /// Whoever answers; who does not is not in reach.
+    async fn ask_all(&self, number: u64) -> Vec<(SocketAddr, Standing)> {
+        let mut asking = JoinSet::new();
+        for address in self.members.iter().copied() {
+            let (broker_name, replica_id) = (self.broker_name.clone(), self.replica_id.clone());
+            let ask = Ask { broker_name, replica_id, number };
+            asking.spawn(async move { (address, ask_one(address, ask).await) });
+        }
+        let mut answers = Vec::new();
+        while let Some(answer) = asking.join_next().await {
+            match answer {
+                Ok((address, Ok(standing))) => answers.push((address, standing)),
+                Ok((address, Err(error))) => tracing::debug!(member = %address, %error, "no answer"),
+                Err(error) => tracing::error!(%error, "asking a member panicked"),
+            }
+        }
+        answers
+    }
+}
+
+async fn ask_one(address: SocketAddr, ask: Ask) -> Result<Standing, StreamError> {
+    let connecting = tokio::time::timeout(CONNECT_MAX, TcpStream::connect(address));
+    let (mut from, mut to) = connecting.await.map_err(|_| StreamError::Silence)??.into_split();
+    write_bytes(&mut to, &Message::Ask(ask).encode()).await?;
+    match read_message(&mut from).await? {
+        Message::Standing(standing) => Ok(standing),
+        Message::Refused(why) => Err(StreamError::Refused(why)),
+        _ => Err(StreamError::Unexpected),
+    }
+}

@@ -1,0 +1,160 @@
+//! A SYNC_MASTER and two replicas as processes, under load from a real SDK that is never restarted: the master is killed, a replica
+//! promoted, the old master comes back. Nothing that was answered OK is lost, and what the old master alone held is kept.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use tests::clients::Sdk::NodeRemoting;
+use tests::clients::{Client, Events, Job};
+use tests::config::Options;
+use tests::ports::Port;
+use tests::stand::{Role, Stand};
+use tests::wait;
+
+use crate::replication::{check_holds, wait_same, wait_status};
+
+const LIMIT: Duration = Duration::from_secs(40);
+const TOPIC: &str = "failover";
+const GROUP: &str = "failover-readers";
+
+struct Group {
+    stands: Vec<Stand>,
+    // held while the test runs
+    _ports: Vec<Port>,
+}
+
+impl Group {
+    fn new() -> Result<Group> {
+        let ports = (0..3).map(|_| Port::claim()).collect::<Result<Vec<_>>>()?;
+        let stand = |number: usize| {
+            let others = ports.iter().enumerate().filter(|(other, _)| *other != number);
+            let others: Vec<String> = others.map(|(_, port)| port.address()).collect();
+            let role = if number == 0 { "SYNC_MASTER" } else { "SLAVE" };
+            let broker = format!(
+                "broker_role = \"{role}\"\nreplica_id = \"member-{number}\"\nmembers = {others:?}\n\
+                 replication_timeout_ms = 700"
+            );
+            let replication = ports.get(number).map(Port::address);
+            Stand::new(Options { replication, broker, ..Options::default() })
+        };
+        let stands = (0..3).map(stand).collect::<Result<Vec<_>>>()?;
+        Ok(Group { stands, _ports: ports })
+    }
+
+    fn name_servers(&self) -> String {
+        let addresses: Vec<String> = self.stands.iter().map(|s| s.ports.name_server.address()).collect();
+        addresses.join(";")
+    }
+}
+
+fn wait_role(stand: &Stand, role: &str, is_master: bool) -> Result<()> {
+    wait::until_ok(&format!("the role {role}"), LIMIT, || {
+        let seen = stand.broker_api().role()?;
+        ensure!(seen == (role.to_owned(), is_master), "it is {seen:?}");
+        Ok(())
+    })
+}
+
+/// Bodies of sends that were answered with less than OK.
+fn lesser(events: &Events) -> BTreeSet<String> {
+    let sent = events.0.iter().filter(|line| line.event == "sent" && !line.ok && line.status.is_some());
+    sent.filter_map(|line| line.body.clone()).collect()
+}
+
+#[test]
+fn a_killed_master_is_replaced_and_nothing_answered_is_lost() -> Result<()> {
+    let group = Group::new()?;
+    let stories = || group.stands.iter().map(Stand::story).collect::<Vec<_>>().join("\n");
+    run(&group).with_context(stories)
+}
+
+fn run(group: &Group) -> Result<()> {
+    let [a, b, c] = group.stands.as_slice() else { unreachable!("three stands") };
+    let b_process = b.start(Role::Broker)?;
+    let c_process = c.start(Role::Broker)?;
+    let a_process = a.start(Role::Broker)?;
+    wait_role(a, "SYNC_MASTER", true)?;
+    a.create_topic(TOPIC)?;
+    let endpoint = group.name_servers();
+    let consume = Job { endpoint: endpoint.clone(), timeout_s: 200, ..Job::consume(TOPIC, GROUP, 0) };
+    let mut consumer = Client::start(a, NodeRemoting, &consume)?;
+    consumer.wait_ready()?;
+    let job =
+        Job { endpoint, interval_ms: 4, timeout_s: 200, attempts: 1, ..Job::produce(TOPIC, "m-", 1_000_000) };
+    let mut producer = Client::start(a, NodeRemoting, &job)?;
+    wait_status(&mut producer, "OK").context("both replicas follow")?;
+    // from here on only C and the master have what is answered, and then the master alone
+    b_process.kill()?;
+    wait_status(&mut producer, "OK").context("C is enough: k is 2")?;
+    c_process.kill()?;
+    wait_status(&mut producer, "SLAVE_NOT_AVAILABLE").context("the master is alone")?;
+    a_process.kill()?;
+    let killed = Instant::now();
+    let b_process = b.start(Role::Broker)?;
+    let c_process = c.start(Role::Broker)?;
+    let server = format!("http://{}", b.ports.broker_http.address());
+    let output = b.losstrace()?.args(["promote", "--server", &server]).output()?;
+    ensure!(output.status.success(), "promote: {}", String::from_utf8_lossy(&output.stderr));
+    ensure!(b.broker_api().role()? == ("SYNC_MASTER".to_owned(), true), "promote waits until it is master");
+    wait_status(&mut producer, "OK").context("the SDK goes on with the new master")?;
+    println!("answered OK again {} ms after the kill", killed.elapsed().as_millis());
+    // the old master comes back with the settings of a master
+    let a_process = a.start(Role::Broker)?;
+    wait_role(a, "SLAVE", false)?;
+    wait_status(&mut producer, "OK").context("and with the old one back")?;
+    let sent = producer.stop()?;
+    wait_same(b, a)?;
+    wait_same(b, c)?;
+    for stand in [a, b, c] {
+        check_holds(stand, &sent)?;
+    }
+    check_survivors(a, b, &sent)?;
+    let wanted: BTreeSet<String> = sent.sent().into_keys().collect();
+    let missing = RefCell::new(BTreeSet::<String>::new());
+    let waited = consumer.wait_for("everything that was answered OK", LIMIT, |events| {
+        let consumed = events.consumed();
+        let lacking = wanted.iter().filter(|body| !consumed.contains_key(*body));
+        missing.replace(lacking.cloned().collect());
+        missing.borrow().is_empty()
+    });
+    waited.with_context(|| format!("not consumed: {:?}", missing.borrow()))?;
+    consumer.stop()?;
+    // its part is in its folder: a restart changes nothing, although the settings say otherwise
+    for process in [a_process, b_process, c_process] {
+        process.terminate(Duration::from_secs(20))?;
+    }
+    let processes = [c.start(Role::Broker)?, b.start(Role::Broker)?, a.start(Role::Broker)?];
+    wait_role(b, "SYNC_MASTER", true)?;
+    wait_role(a, "SLAVE", false)?;
+    wait_same(b, a)?;
+    for process in processes {
+        process.terminate(Duration::from_secs(20))?;
+    }
+    Ok(())
+}
+
+/// What the master alone held when it was killed is not in the group's log, and is in a file only its owner reads.
+fn check_survivors(old: &Stand, new: &Stand, sent: &Events) -> Result<()> {
+    let folder = old.data_dir().join("broker/survivors");
+    let mut kept = String::new();
+    for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        let mode = fs::metadata(&path)?.permissions().mode() & 0o777;
+        ensure!(mode == 0o600, "{} has mode {mode:o}", path.display());
+        kept.push_str(&String::from_utf8_lossy(&fs::read(&path)?));
+    }
+    let log: Vec<u8> = crate::replication::log_files(new)?.into_values().flatten().collect();
+    let log = String::from_utf8_lossy(&log);
+    let holds = |text: &str, body: &str| text.contains(&format!("KEYS\u{1}{body}\u{2}"));
+    let lesser = lesser(sent);
+    let gone: Vec<&String> = lesser.iter().filter(|body| !holds(&log, body)).collect();
+    ensure!(!gone.is_empty(), "the master held nothing alone: the test shows nothing");
+    for body in gone {
+        ensure!(holds(&kept, body), "{body} was answered with less than OK, and is neither stored nor kept");
+    }
+    Ok(())
+}
