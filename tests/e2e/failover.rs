@@ -2,12 +2,13 @@
 //! promoted, the old master comes back. Nothing that was answered OK is lost, and what the old master alone held is kept.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use tests::api::{AgentApi, class};
 use tests::clients::Sdk::NodeRemoting;
 use tests::clients::{Client, Events, Job};
 use tests::config::Options;
@@ -51,6 +52,33 @@ impl Group {
     }
 }
 
+/// An agent on a machine of its own: it follows whichever member is master.
+fn observer(group: &Group) -> Result<Stand> {
+    let feeds = group.stands.iter().map(|stand| format!("http://{}", stand.ports.feed.address()));
+    let urls: Vec<String> = feeds.collect();
+    let broker = format!("\n[[agent.feeds]]\nname = \"losstrace\"\nurls = {urls:?}");
+    Stand::new(Options { broker, ..Options::default() })
+}
+
+/// The agent names what the old master alone held: it had heard of nearly all of it, and the rest is within the stated bound.
+fn check_told(agent: &AgentApi, gone: &BTreeSet<String>) -> Result<()> {
+    let (mut named, mut bound) = (BTreeSet::new(), 0);
+    for incident in agent.incidents()? {
+        let particulars = agent.particulars(&incident.incident)?;
+        match incident.class.as_str() {
+            class::STORED_NOT_FLUSHED_LOST => named.extend(particulars.ids),
+            class::UNDECIDED => bound += incident.undecided,
+            _ => ensure!(!incident.loss || !incident.open, "said to be lost: {incident:?}"),
+        }
+    }
+    let innocent: Vec<&String> = named.difference(gone).collect();
+    ensure!(innocent.is_empty(), "named, and not gone: {innocent:?}");
+    ensure!(!named.is_empty(), "{} messages are gone, and nothing is named", gone.len());
+    let nameless = gone.difference(&named).count() as u64;
+    ensure!(nameless <= bound, "{nameless} of {} are gone without a name, the bound is {bound}", gone.len());
+    Ok(())
+}
+
 fn wait_role(stand: &Stand, role: &str, is_master: bool) -> Result<()> {
     wait::until_ok(&format!("the role {role}"), LIMIT, || {
         let seen = stand.broker_api().role()?;
@@ -59,25 +87,27 @@ fn wait_role(stand: &Stand, role: &str, is_master: bool) -> Result<()> {
     })
 }
 
-/// Bodies of sends that were answered with less than OK.
-fn lesser(events: &Events) -> BTreeSet<String> {
+/// Bodies and ids of sends that were answered with less than OK.
+fn lesser(events: &Events) -> BTreeMap<String, String> {
     let sent = events.0.iter().filter(|line| line.event == "sent" && !line.ok && line.status.is_some());
-    sent.filter_map(|line| line.body.clone()).collect()
+    sent.filter_map(|line| Some((line.body.clone()?, line.id.clone()?))).collect()
 }
 
 #[test]
 fn a_killed_master_is_replaced_and_nothing_answered_is_lost() -> Result<()> {
     let group = Group::new()?;
-    let stories = || group.stands.iter().map(Stand::story).collect::<Vec<_>>().join("\n");
-    run(&group).with_context(stories)
+    let observer = observer(&group)?;
+    let stories = || group.stands.iter().chain([&observer]).map(Stand::story).collect::<Vec<_>>().join("\n");
+    run(&group, &observer).with_context(stories)
 }
 
-fn run(group: &Group) -> Result<()> {
+fn run(group: &Group, observer: &Stand) -> Result<()> {
     let [a, b, c] = group.stands.as_slice() else { unreachable!("three stands") };
     let b_process = b.start(Role::Broker)?;
     let c_process = c.start(Role::Broker)?;
     let a_process = a.start(Role::Broker)?;
     wait_role(a, "SYNC_MASTER", true)?;
+    let agent = observer.start(Role::Agent)?;
     a.create_topic(TOPIC)?;
     let endpoint = group.name_servers();
     let consume = Job { endpoint: endpoint.clone(), timeout_s: 200, ..Job::consume(TOPIC, GROUP, 0) };
@@ -112,7 +142,8 @@ fn run(group: &Group) -> Result<()> {
     for stand in [a, b, c] {
         check_holds(stand, &sent)?;
     }
-    check_survivors(a, b, &sent)?;
+    let gone = check_survivors(a, b, &sent)?;
+    wait::until_ok("the agent to name what is gone", LIMIT, || check_told(&observer.agent_api(), &gone))?;
     let wanted: BTreeSet<String> = sent.sent().into_keys().collect();
     let missing = RefCell::new(BTreeSet::<String>::new());
     let waited = consumer.wait_for("everything that was answered OK", LIMIT, |events| {
@@ -123,6 +154,8 @@ fn run(group: &Group) -> Result<()> {
     });
     waited.with_context(|| format!("not consumed: {:?}", missing.borrow()))?;
     consumer.stop()?;
+    check_told(&observer.agent_api(), &gone).context("and nothing else")?;
+    agent.terminate(Duration::from_secs(20))?;
     // its part is in its folder: a restart changes nothing, although the settings say otherwise
     for process in [a_process, b_process, c_process] {
         process.terminate(Duration::from_secs(20))?;
@@ -137,8 +170,8 @@ fn run(group: &Group) -> Result<()> {
     Ok(())
 }
 
-/// What the master alone held when it was killed is not in the group's log, and is in a file only its owner reads.
-fn check_survivors(old: &Stand, new: &Stand, sent: &Events) -> Result<()> {
+/// What the master alone held when it was killed is not in the group's log, and is in a file only its owner reads. Returns its ids.
+fn check_survivors(old: &Stand, new: &Stand, sent: &Events) -> Result<BTreeSet<String>> {
     let folder = old.data_dir().join("broker/survivors");
     let mut kept = String::new();
     for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
@@ -151,10 +184,10 @@ fn check_survivors(old: &Stand, new: &Stand, sent: &Events) -> Result<()> {
     let log = String::from_utf8_lossy(&log);
     let holds = |text: &str, body: &str| text.contains(&format!("KEYS\u{1}{body}\u{2}"));
     let lesser = lesser(sent);
-    let gone: Vec<&String> = lesser.iter().filter(|body| !holds(&log, body)).collect();
+    let gone: BTreeMap<&String, &String> = lesser.iter().filter(|(body, _)| !holds(&log, body)).collect();
     ensure!(!gone.is_empty(), "the master held nothing alone: the test shows nothing");
-    for body in gone {
+    for body in gone.keys() {
         ensure!(holds(&kept, body), "{body} was answered with less than OK, and is neither stored nor kept");
     }
-    Ok(())
+    Ok(gone.into_values().cloned().collect())
 }
