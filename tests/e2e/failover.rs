@@ -4,10 +4,13 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use broker::replication::frame::{Ask, HEADER_LEN, Header, Message};
 use tests::clients::Sdk::NodeRemoting;
 use tests::clients::{Client, Events, Job};
 use tests::config::Options;
@@ -23,8 +26,7 @@ const GROUP: &str = "failover-readers";
 
 struct Group {
     stands: Vec<Stand>,
-    // held while the test runs
-    _ports: Vec<Port>,
+    ports: Vec<Port>,
 }
 
 impl Group {
@@ -42,7 +44,7 @@ impl Group {
             Stand::new(Options { replication, broker, ..Options::default() })
         };
         let stands = (0..3).map(stand).collect::<Result<Vec<_>>>()?;
-        Ok(Group { stands, _ports: ports })
+        Ok(Group { stands, ports })
     }
 
     fn name_servers(&self) -> String {
@@ -131,9 +133,33 @@ fn run(group: &Group) -> Result<()> {
     wait_role(b, "SYNC_MASTER", true)?;
     wait_role(a, "SLAVE", false)?;
     wait_same(b, a)?;
+    check_one_promise(group)?;
     for process in processes {
         process.terminate(Duration::from_secs(20))?;
     }
+    Ok(())
+}
+
+/// One epoch number is promised once: two members that stand for master with the same number do not both get it.
+fn check_one_promise(group: &Group) -> Result<()> {
+    let number = 1_000;
+    let ask = |replica_id: &str| -> Result<Message> {
+        let (broker_name, replica_id) = ("losstrace".to_owned(), replica_id.to_owned());
+        let port = group.ports.last().context("three ports")?;
+        let mut stream = TcpStream::connect(port.address())?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.write_all(&Message::Ask(Ask { broker_name, replica_id, number }).encode())?;
+        let mut head = [0; HEADER_LEN];
+        stream.read_exact(&mut head)?;
+        let header = Header::decode(&head)?;
+        let mut payload = vec![0; header.len];
+        stream.read_exact(&mut payload)?;
+        Ok(header.message(payload.into())?)
+    };
+    let first = ask("member-0")?;
+    ensure!(matches!(&first, Message::Standing(standing) if standing.promised == number), "{first:?}");
+    let second = ask("member-1")?;
+    ensure!(matches!(second, Message::Refused(_)), "the promise was given twice: {second:?}");
     Ok(())
 }
 
