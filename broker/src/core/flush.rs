@@ -61,6 +61,8 @@ pub(super) struct FlushState {
     pub(super) journal_blocked: bool,
     pub(super) unflushed_messages: u64,
     log_under_way: bool,
+    /// The log was cut here while its flush was under way: what that flush says of bytes above is of those that are gone.
+    cut_under_way: Option<LogPosition>,
     journal_under_way: bool,
     log_flushed: LogPosition,
     last_log_flush_ms: u64,
@@ -135,6 +137,9 @@ impl FlushState {
     /// The log was cut: nothing above is flushed, or hidden, any more.
     pub(super) fn cut(&mut self, end: LogPosition) {
         self.log_flushed = self.log_flushed.min(end);
+        if self.log_under_way {
+            self.cut_under_way = Some(self.cut_under_way.map_or(end, |before| before.min(end)));
+        }
         self.showing.retain(|(log_end, _, _)| *log_end <= end);
         self.hidden.retain(|queue, _| self.showing.iter().any(|(_, shown, _)| shown == queue));
     }
@@ -261,7 +266,8 @@ impl Core {
             FlushDone::Log(Ok(end)) => {
                 self.flush.log_under_way = false;
                 self.counters.log_flushes_total += 1;
-                self.log_flushed(LogPosition(end));
+                let counts_to = self.flush.cut_under_way.take().unwrap_or(LogPosition(end));
+                self.log_flushed(LogPosition(end).min(counts_to));
             }
             FlushDone::Journal(Ok(position)) => {
                 self.flush.journal_under_way = false;

@@ -92,6 +92,7 @@ impl Candidate {
         }
         self.mandate.change(|mandate| mandate.promised = mandate.promised.max(number))?;
         let mut promised = self.ask_all(number).await;
+        // who had promised as much before refuses, and is not among them
         promised.retain(|(_, other)| other.promised == number);
         if 1 + promised.len() < self.needed && !out_of_patience {
             return Ok(Round::TooFew(1 + promised.len()));

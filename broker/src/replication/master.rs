@@ -177,6 +177,11 @@ async fn stand(ask: &Ask, master: &Arc<Master>) -> Result<Standing, StreamError>
         (core.standing(), promised, was_master)
     });
     let (standing, promised, was_master) = asked.await?;
+    if number > 0 && !promised {
+        // perhaps this very number was promised to somebody else: nobody may count it twice
+        let what = format!("epoch {number} is not promised: {} was, or is", standing.promised.max(number));
+        return Err(StreamError::Disagreed(what));
+    }
     if promised {
         let mandate = master.mandate.clone();
         blocking(move || {

@@ -62,8 +62,10 @@ impl BrokerBooks {
                 lost.entry(*key).or_default().insert(from, to);
             }
         }
-        let named = self.take_unflushed(&lost);
+        let mut named = self.take_unflushed(&lost);
         if !lost.is_empty() {
+            // what was on the disk of a master that did not come back: it is gone with it, or its disk lied
+            spans.iter().for_each(|span| self.recent.name(span, &mut named));
             self.recent.clear();
         }
         // what recovery kept is on disk, the rest is lost

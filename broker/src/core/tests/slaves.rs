@@ -206,6 +206,42 @@ fn a_replica_shows_nothing_that_its_master_hides() {
 }
 
 #[test]
+fn a_flush_that_was_under_way_when_the_log_was_cut_says_nothing_of_what_came_after() {
+    let mut pair = Pair::new(Config { flush_interval_ms: 60_000, ..small() });
+    pair.master.send("t", "A").unwrap();
+    pair.master.pass(60_000);
+    pair.check_same("t");
+    for n in 0..20 {
+        pair.master.send("t", &format!("lost{n}")).unwrap();
+    }
+    pair.slave.flushing = false;
+    pair.carry_all();
+    pair.slave.pass(60_000);
+    let had = pair.slave.core.as_ref().unwrap().log_view().end;
+    let mut seed = 0;
+    while pair.master.core.as_ref().unwrap().log_view().end >= had {
+        seed += 1;
+        assert!(seed < 50, "no power cut takes anything");
+        pair.master.power_cut(seed);
+    }
+    let cut = pair.master.core.as_ref().unwrap().log_view().end;
+    pair.connect().unwrap();
+    for n in 0..30 {
+        pair.master.send("t", &format!("new{n}")).unwrap();
+    }
+    pair.carry_all();
+    assert!(pair.slave.core.as_ref().unwrap().log_view().end > had);
+    // the flush of the end that was cut comes back only now
+    pair.slave.flushing = true;
+    pair.slave.turn(Vec::new());
+    let flushed = pair.slave.core.as_ref().unwrap().replica_progress().flushed;
+    assert!(flushed <= cut, "{flushed:?} is confirmed, {cut:?} is on disk");
+    pair.check_same("t");
+    let progress = pair.slave.core.as_ref().unwrap().replica_progress();
+    assert_eq!(progress.flushed, progress.received, "and a flush of its own follows");
+}
+
+#[test]
 fn what_the_master_lost_is_cut_and_kept_and_the_replica_goes_on() {
     let mut pair = Pair::new(Config { flush_interval_ms: 60_000, ..small() });
     pair.master.heartbeat("c", "g", "t", ConsumeModel::Clustering);
