@@ -58,6 +58,11 @@ impl GroupQueue {
         if above_floor.each().into_iter().zip(self.counts.each()).any(|(marked, counted)| marked > counted) {
             return Some("marks that are not counted");
         }
+        let remembered =
+            self.lost.iter().fold(0u64, |sum, (from, (to, _))| sum.saturating_add(to.saturating_sub(*from)));
+        if remembered > self.counts.lost {
+            return Some("losses that are not counted");
+        }
         if marked > max.saturating_sub(self.floor) {
             return Some("marks beyond the queue's end");
         }
