@@ -207,7 +207,7 @@ fn texts() -> Vec<Seed> {
     let sent = r#"{"sent": [{"id": "A1", "topic": "orders", "outcome": "ok", "broker": "losstrace", "queue_id": 1,
         "queue_offset": 7, "sent_at": "2026-11-22T10:00:00.5Z"}, {"id": "A2", "topic": "orders", "outcome": "unknown"}]}"#;
     let broker = "[broker]\nflush_disk_type = 'SYNC_FLUSH'\nretry_max = 3\ndelay_levels_ms = [1000, 5000]\n";
-    let agent = "[agent]\nreader = 'second'\nfeeds = [{name = 'b', url = 'http://127.0.0.1:9466'}]\n\
+    let agent = "[agent]\nreader = 'second'\nfeeds = [{name = 'b', urls = ['http://127.0.0.1:9466']}]\n\
                  [agent.checkpoint]\nfacts = 5\ninterval_ms = 100\n";
     vec![
         seed("tag-expression", "all", "*"),

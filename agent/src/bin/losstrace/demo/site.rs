@@ -135,8 +135,8 @@ impl Site {
         let http = ports.take()?;
         let text = format!(
             "[listen]\nagent_http = \"{http}\"\n\
-             [[agent.feeds]]\nname = \"demo-a\"\nurl = \"http://{relay}\"\n\
-             [[agent.feeds]]\nname = \"demo-b\"\nurl = \"http://{}\"\n",
+             [[agent.feeds]]\nname = \"demo-a\"\nurls = [\"http://{relay}\"]\n\
+             [[agent.feeds]]\nname = \"demo-b\"\nurls = [\"http://{}\"]\n",
             short_retention.feed
         );
         fs::write(agent_folder.join("losstrace.toml"), text)?;
