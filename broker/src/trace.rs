@@ -163,7 +163,8 @@ impl Trace {
 
     /// When a turn must run so that the journal is not silent for too long.
     pub fn next_due_ms(&self) -> Option<u64> {
-        self.journal.as_ref().map(|_| self.spoke_ms + SILENCE_MAX_MS)
+        // on a full disk what is left is for those who still read
+        (self.journal.is_some() && !self.is_tight).then_some(self.spoke_ms + SILENCE_MAX_MS)
     }
 
     /// Writes the turn's frame; nothing happens when nothing was stated, and the last frame is young.
@@ -171,6 +172,7 @@ impl Trace {
     /// Errors: on a full disk everything is kept and the call may be repeated; effects must stay invisible until it succeeds.
     pub fn end_turn(&mut self, now: Now) -> Result<()> {
         self.close_stored();
+        let silent_for_long = self.next_due_ms().is_some_and(|due| now.mono_ms >= due);
         let Some(journal) = &mut self.journal else {
             self.facts.clear();
             self.riders.clear();
@@ -179,7 +181,7 @@ impl Trace {
         if let Some((payload, reset)) = self.stuck.take() {
             append(journal, payload, reset, &mut self.stuck)?;
         }
-        if !self.facts.is_empty() || now.mono_ms >= self.spoke_ms + SILENCE_MAX_MS {
+        if !self.facts.is_empty() || silent_for_long {
             self.spoke_ms = now.mono_ms;
             journal.set_wall_ms(now.wall_ms);
             let is_idle = self.facts.is_empty();

@@ -205,3 +205,20 @@ proptest! {
         prop_assert!(readable(&mut bench, "t").contains("after"));
     }
 }
+
+/// The agent judges by the broker's clock: it must go on when nothing else does.
+#[test]
+fn an_idle_broker_says_what_time_it_is() {
+    let mut bench = Bench::new(small());
+    bench.send("t", "A").unwrap();
+    bench.pass(1_000);
+    let head = |bench: &Bench| bench.core.as_ref().unwrap().journal_head().0.sequence;
+    let before = head(&bench);
+    for _ in 0..20 {
+        let wake = bench.turn(Vec::new()).wake_at_ms;
+        assert!(wake.is_some_and(|at| at <= bench.now.mono_ms + 5_000), "{wake:?}");
+        bench.pass(1_000);
+    }
+    let frames = head(&bench) - before;
+    assert!((3..=5).contains(&frames), "{frames} frames in 20 s");
+}
