@@ -116,8 +116,8 @@ impl Default for JudgeConfig {
     }
 }
 
-/// Most members of one replica group.
-pub const FEED_URLS_MAX: usize = 16;
+/// Most members of one replica group: a master and 16 replicas.
+pub const FEED_URLS_MAX: usize = 17;
 /// Most feeds one agent follows.
 pub const FEEDS_MAX: usize = 64;
 
@@ -155,7 +155,7 @@ impl AgentConfig {
             problems.unless(
                 (1..=FEED_URLS_MAX).contains(&feed.urls.len()),
                 &key("urls"),
-                "must be 1 to 16 addresses",
+                "must be 1 to 17 addresses",
             );
             problems.unless(
                 feed.urls.iter().all(|url| url.starts_with("http://") || url.starts_with("https://")),

@@ -333,6 +333,7 @@ impl BrokerBooks {
         for key in all {
             self.queue_changed(key);
         }
+        self.doubt_passed();
         self.emit(What::Gap { incarnation, from, to });
     }
 

@@ -456,11 +456,13 @@ impl GroupQueue {
     }
 
     fn lost_within(&self, from: u64, to: u64) -> Vec<(u64, u64, Class)> {
-        self.lost
-            .range(..to)
-            .filter(|(_, (end, _))| *end > from)
-            .map(|(a, (b, class))| ((*a).max(from), (*b).min(to), *class))
-            .collect()
+        if from >= to {
+            return Vec::new();
+        }
+        // runs do not overlap: the last one that begins before may reach in
+        let before = self.lost.range(..from).next_back().filter(|(_, (end, _))| *end > from);
+        let within = before.into_iter().chain(self.lost.range(from..to));
+        within.map(|(a, (b, class))| ((*a).max(from), (*b).min(to), *class)).collect()
     }
 
     fn forget_lost(&mut self, from: u64, to: u64) {

@@ -1,7 +1,7 @@
 //! Owns the names of what was flushed last: client ids the agent still has when a message is lost later (expired, skipped).
 //! Not part of the books: it is empty after a restart, and bounded; who needs every name asks the source in time.
 
-use crate::fold::event::{EVENT_IDS_MAX, NamedMessage, Span};
+use crate::fold::event::{EVENT_IDS_MAX, Span};
 use crate::fold::unflushed::{Unflushed, name_messages};
 use lifecycle::fact::StoredRun;
 use lifecycle::identity::{Name, QueueKey};
@@ -49,21 +49,16 @@ impl RecentNames {
 
     /// The ids of a span that are remembered, at most [`EVENT_IDS_MAX`].
     pub fn of(&self, span: &Span) -> Vec<Name> {
-        let mut named = Vec::new();
-        self.name(span, &mut named);
-        named.into_iter().map(|message| message.id).collect()
-    }
-
-    /// Adds the messages of a span that are remembered.
-    pub fn name(&self, span: &Span, named: &mut Vec<NamedMessage>) {
         let before = self.runs.range(..(span.queue, span.from)).next_back();
         let behind = self.runs.range((span.queue, span.from)..(span.queue, span.to.max(span.from)));
+        let mut named = Vec::new();
         for ((queue, _), (entry, index, run)) in before.into_iter().chain(behind) {
             let (from, to) = (run.queue_offset.max(span.from), (run.queue_offset + run.count).min(span.to));
             if *queue == span.queue && from < to && named.len() < EVENT_IDS_MAX {
                 let within = (from - run.queue_offset, to - run.queue_offset);
-                name_messages(entry, *index, run, within, span.epoch, named);
+                name_messages(entry, *index, run, within, span.epoch, &mut named);
             }
         }
+        named.into_iter().map(|message| message.id).collect()
     }
 }

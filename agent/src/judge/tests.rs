@@ -470,6 +470,53 @@ fn a_client_that_commits_first_and_reads_later_has_lost_nothing() {
 }
 
 #[test]
+fn what_was_passed_over_is_undecided_when_nobody_can_tell_that_it_was_read() {
+    let passed_over = || {
+        let mut w = World::new();
+        w.send(4);
+        w.consume(ORDERS, 0, 4);
+        w.restart(false, &[(ORDERS, 2)], 0);
+        w.say(vec![moved("g", ORDERS, 4, 2, MoveReason::Recovery)]);
+        w.say(vec![moved("g", ORDERS, 2, 4, MoveReason::Commit)]);
+        w.send(3);
+        w
+    };
+    let outcome = |w: &World| {
+        let of = |v: &&Verdict| v.class == Class::OffsetReused;
+        let state = w.verdicts().into_iter().find(of).map(|v| v.state);
+        let counts = w.books.brokers["b"].groups["g"].queues[&q(ORDERS)].counts;
+        (state, counts.lost, counts.undecided)
+    };
+    // frames that were to come will never be received, or a power cut took them
+    let lose = |w: &mut World| w.lose_next_frame();
+    let cut = |w: &mut World| w.restart(false, &[(ORDERS, 5)], 1);
+    for destroy in [&lose as &dyn Fn(&mut World), &cut] {
+        let mut w = passed_over();
+        destroy(&mut w);
+        w.wait(31_000);
+        assert_eq!(outcome(&w), (Some(Withdrawn), 0, 2));
+        // too late to have hidden anything
+        let mut w = passed_over();
+        w.wait(31_000);
+        w.say(Vec::new());
+        destroy(&mut w);
+        w.wait(10);
+        assert_eq!(outcome(&w), (Some(Confirmed), 2, 0));
+    }
+}
+
+#[test]
+fn deliveries_may_be_untold_although_every_stored_message_was_heard_of() {
+    let mut w = World::new();
+    w.send(4);
+    // the journal on the disk ends before the frame that told of the four: all that can be gone is known
+    w.restart_after(false, &[(ORDERS, 4)], 4, 1);
+    w.say(vec![moved("g", ORDERS, 0, 4, MoveReason::Commit)]);
+    assert!(w.verdicts().is_empty(), "{:#?}", w.verdicts());
+    assert_eq!(w.books.brokers["b"].groups["g"].queues[&q(ORDERS)].counts.undecided, 4);
+}
+
+#[test]
 fn what_a_client_passes_whose_delivery_no_frame_tells_any_more_is_undecided() {
     for reason in [MoveReason::Commit, MoveReason::Reset] {
         let mut w = World::new();

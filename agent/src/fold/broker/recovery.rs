@@ -3,10 +3,11 @@
 
 use super::{BrokerBooks, EPOCHS_MAX, MISSING_COPIES_MAX, UnnamedWindow};
 use crate::fold::event::{EVENT_IDS_MAX, NamedMessage, Span, What};
+use crate::fold::group_queue::GroupQueue;
 use crate::fold::timers::Timer;
 use crate::fold::unflushed::{UnflushedCopy, name_messages};
 use lifecycle::fact::Recovered;
-use lifecycle::identity::{CopyReason, Incarnation, QueueKey};
+use lifecycle::identity::{CopyReason, Incarnation, Name, QueueKey};
 use lifecycle::ranges::Ranges;
 use std::collections::BTreeMap;
 
@@ -18,6 +19,9 @@ impl BrokerBooks {
         let unnamed = self.close_runs(recovered);
         // frames that tell only of deliveries and commits are taken even where every stored message had been heard of
         let untold = !recovered.clean && recovered.unnamed_max > 0;
+        if untold {
+            self.doubt_passed();
+        }
         let cuts = self.cuts(recovered, unnamed > 0);
         let closed_epoch = self.epoch;
         let copies = self.take_lost_copies(&cuts);
@@ -62,10 +66,8 @@ impl BrokerBooks {
                 lost.entry(*key).or_default().insert(from, to);
             }
         }
-        let mut named = self.take_unflushed(&lost);
+        let named = self.take_unflushed(&lost);
         if !lost.is_empty() {
-            // what was on the disk of a master that did not come back: it is gone with it, or its disk lied
-            spans.iter().for_each(|span| self.recent.name(span, &mut named));
             self.recent.clear();
         }
         // what recovery kept is on disk, the rest is lost
@@ -182,6 +184,23 @@ impl BrokerBooks {
         taken
     }
 
+    /// What was told of deliveries after the last frame we heard is lost: of what groups had passed over a moment before, nobody
+    /// knows whether it was read after all.
+    pub(super) fn doubt_passed(&mut self) {
+        let heard_wall_ms = self.heard_wall_ms;
+        let passed = |books: &GroupQueue| books.may_be_read_yet(heard_wall_ms);
+        let doubted: Vec<(Name, QueueKey)> = self
+            .groups
+            .iter()
+            .flat_map(|(group, books)| books.queues.iter().map(move |(key, books)| (group, key, books)))
+            .filter(|(_, _, books)| passed(books))
+            .map(|(group, key, _)| (group.clone(), *key))
+            .collect();
+        for (group, key) in doubted {
+            self.with_group_queue(&group, key, |books, _, out| books.doubt_passed(out));
+        }
+    }
+
     fn cut_queue(
         &mut self,
         kept: (QueueKey, u64, u64),
@@ -192,15 +211,10 @@ impl BrokerBooks {
     ) {
         let (key, min, end) = kept;
         let Some(queue) = self.queues.get_mut(&key) else { return };
-        let owners = queue.owners.clone();
-        let heard_wall_ms = self.heard_wall_ms;
-        for owner in owners.iter().filter(|_| untold) {
-            self.with_group_queue(owner, key, |books, _, out| books.doubt_passed(heard_wall_ms, out));
-        }
-        let Some(queue) = self.queues.get_mut(&key) else { return };
         let old_max = queue.max;
         queue.recover(min, end, closed_epoch, unnamed);
         let hidden = queue.max.saturating_sub(old_max);
+        let owners = queue.owners.clone();
         if untold {
             // what was told last of deliveries and commits did not survive
             queue.untrusted_below = queue.untrusted_below.max(end);

@@ -1,5 +1,5 @@
 //! Owns what is read late: a client reads where it likes, whatever position it has committed, so what its group has passed over
-//! may be handed out yet, and a power cut may take what would have told of that. Never claims; takes claims back.
+//! may be handed out yet, and what would have told of that may be lost. Never claims; takes claims back.
 
 use super::{Bounds, Change, GroupQueue, Redelivery};
 use crate::fold::class::Class;
@@ -45,16 +45,13 @@ impl GroupQueue {
         }
     }
 
-    fn may_be_read_yet(&self, wall_ms: u64) -> bool {
+    /// Whether something was passed over so short before that it may be read yet.
+    pub fn may_be_read_yet(&self, wall_ms: u64) -> bool {
         wall_ms < self.passed.wall_ms.saturating_add(REREAD_MS)
     }
 
-    /// A power cut took what was told of deliveries after `heard_wall_ms`: whether what had been passed over a moment before was
-    /// read after all is not known.
-    pub fn doubt_passed(&mut self, heard_wall_ms: u64, out: &mut Vec<Change>) {
-        if !self.may_be_read_yet(heard_wall_ms) {
-            return;
-        }
+    /// Nobody will tell any more whether what was passed over was read after all.
+    pub fn doubt_passed(&mut self, out: &mut Vec<Change>) {
         for (a, b, class) in self.lost_within(self.passed.from, self.passed.to.min(self.floor)) {
             if class == Class::OffsetReused {
                 self.turn_lost(a, b, State::Undecided, out);

@@ -193,7 +193,25 @@ impl World {
 
     /// The broker restarts. `ends`: what recovery kept, per topic (others keep everything).
     pub(crate) fn restart(&mut self, clean: bool, ends: &[(u64, u64)], unnamed_max: u64) {
-        let closed = vec![(Incarnation([self.run; 16]), self.sequence)];
+        self.restart_after(clean, ends, unnamed_max, 0);
+    }
+
+    /// A frame that was to come will never be received.
+    pub(crate) fn lose_next_frame(&mut self) {
+        self.sequence += 1;
+        self.books.note_gap(&"b".into(), Incarnation([self.run; 16]), self.sequence, self.sequence);
+        self.step(Vec::new());
+    }
+
+    /// The same, when the journal on the disk ends some frames before what was heard.
+    pub(crate) fn restart_after(
+        &mut self,
+        clean: bool,
+        ends: &[(u64, u64)],
+        unnamed_max: u64,
+        torn_frames: u64,
+    ) {
+        let closed = vec![(Incarnation([self.run; 16]), self.sequence - torn_frames)];
         for (topic, end) in ends {
             self.ends.insert(*topic, *end);
         }
