@@ -5,7 +5,7 @@ use crate::clients::{Handed, Parcel, Reader};
 use crate::oracle::Unit;
 use crate::world::World;
 use agent::fold::class::Class;
-use broker::api::{Answer, ReplyFn, Request, SendBack, StartPolicy};
+use broker::api::{Answer, ReplyFn, Request, StartPolicy};
 use lifecycle::fact::{ConsumeModel, SendOutcome};
 use store::disk_sim::SimFaults;
 
@@ -201,13 +201,7 @@ fn while_full<T: Send + 'static>(world: &mut World, request: impl FnOnce(ReplyFn
 }
 
 fn send_back_while_full(world: &mut World, reader: Reader<'_>, handed: &Handed, level: i32) {
-    let back = SendBack {
-        group: reader.group.into(),
-        commitlog_offset: handed.commitlog_offset,
-        delay_level: level,
-        max_reconsume_times: None,
-        client: reader.client.into(),
-    };
+    let back = reader.back(handed, level);
     let answer: Answer<()> = while_full(world, |reply| Request::SendBack(back, reply));
     assert!(answer.is_err(), "nothing can be written");
 }

@@ -46,7 +46,9 @@ pub(crate) fn check(world: &mut World, matrix: &mut Matrix) -> Vec<String> {
             matrix.add(*class, Cell::Undecided);
             continue;
         }
-        if undecided_in_books(world, fate) {
+        let doubtful = world.may_be_read.get(&fate.1);
+        let is_doubtful = doubtful.is_some_and(|while_| world.untold.iter().any(|at| while_.contains(at)));
+        if is_doubtful && undecided_in_books(world, fate) {
             matrix.add(*class, Cell::Undecided);
             continue;
         }
@@ -71,8 +73,7 @@ pub(crate) fn check(world: &mut World, matrix: &mut Matrix) -> Vec<String> {
     wrong
 }
 
-/// Whether a group's own books say that it is not known what became of a message that still exists; only where a power cut took
-/// what told of deliveries.
+/// Whether a group's own books say that it is not known what became of a message that still exists.
 fn undecided_in_books(world: &World, (group, what): &Fate) -> bool {
     let books = &world.agent.core().books;
     let Some(broker) = books.brokers.get(crate::world::BROKER) else { return false };

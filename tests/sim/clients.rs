@@ -43,6 +43,17 @@ pub(crate) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    /// What gives a pulled message back; `level` below 0: to the dead letters at once.
+    pub(crate) fn back(&self, handed: &Handed, level: i32) -> SendBack {
+        SendBack {
+            group: self.group.into(),
+            commitlog_offset: handed.commitlog_offset,
+            delay_level: level,
+            max_reconsume_times: None,
+            client: self.client.into(),
+        }
+    }
+
     pub(crate) fn of(group: &'a str, topic: &'a str) -> Reader<'a> {
         Reader { group, client: group, topic, expression: "*" }
     }
@@ -323,15 +334,9 @@ impl World {
         assert!(answer.is_ok(), "{answer:?}");
     }
 
-    /// Gives a pulled message back; `level` below 0: to the dead letters at once.
+    /// Gives a pulled message back.
     pub(crate) fn send_back(&mut self, reader: Reader<'_>, handed: &Handed, level: i32) -> Answer<()> {
-        let back = SendBack {
-            group: reader.group.into(),
-            commitlog_offset: handed.commitlog_offset,
-            delay_level: level,
-            max_reconsume_times: None,
-            client: reader.client.into(),
-        };
+        let back = reader.back(handed, level);
         let answer = self.ask(|reply| Request::SendBack(back, reply)).expect("answered");
         self.note(format_args!("{} sends {} back: {answer:?}", reader.client, handed.id));
         answer

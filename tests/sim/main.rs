@@ -102,6 +102,8 @@ const IN_SCOPE: [Class; 16] = [
 ];
 /// Fewest of each class over the seeds of a whole run.
 const EACH_AT_LEAST: u64 = 30;
+/// Of these decided: nobody passes by calling everything undecided.
+const TOLD_AT_LEAST: u64 = 10;
 
 #[test]
 fn every_fault_is_told_with_its_class_and_nothing_else() {
@@ -124,6 +126,8 @@ fn every_fault_is_told_with_its_class_and_nothing_else() {
         for class in IN_SCOPE {
             let count = matrix.injected(class);
             assert!(count >= EACH_AT_LEAST, "only {count} of {} were injected", class.text());
+            let told = matrix.told(class);
+            assert!(told >= TOLD_AT_LEAST, "only {told} of {count} {} were decided", class.text());
         }
         for act in acts::LOCAL.iter().chain([&outliving::ACT]).chain(&acts::MACHINE).chain(&acts::ENDS) {
             assert!(injected.contains_key(act.name), "{} never happened", act.name);

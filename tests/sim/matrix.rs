@@ -38,6 +38,11 @@ impl Matrix {
         }
     }
 
+    /// How many of a class were told as what they were.
+    pub(crate) fn told(&self, class: Class) -> u64 {
+        self.cells.get(&(class, Cell::Said(class))).copied().unwrap_or(0)
+    }
+
     /// How many of a class were injected.
     pub(crate) fn injected(&self, class: Class) -> u64 {
         self.cells.iter().filter(|((truth, _), _)| *truth == class).map(|(_, count)| count).sum()

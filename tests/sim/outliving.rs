@@ -12,6 +12,8 @@ pub(crate) const ACT: Act = Act { name: "client outlives power cuts", run: clien
 
 /// Until frames are on the disk and heard.
 const SETTLE_MS: u64 = 1_000;
+/// What was passed over is decided after 30 s; the agent hears of that at most so much later.
+const DOUBT_MS: u64 = 40_000;
 
 /// How a client goes on.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,6 +42,7 @@ fn client_outlives(world: &mut World, name: &str) {
     let end = end_of(world, name);
     let way = [Way::Asks, Way::CommitsAndReadsLater, Way::GoesOn, Way::GoesOn][world.rng.below(4) as usize];
     let more = position.saturating_sub(end) + 1 + world.rng.below(4);
+    let stored_ms = world.elapsed_ms();
     world.send_many(Parcel::to(name, 0), more);
     if way != Way::Asks {
         assert_eq!(world.set_offset(reader, 0, position), Ok(()));
@@ -71,11 +74,11 @@ fn client_outlives(world: &mut World, name: &str) {
         Way::GoesOn => {
             let (_, next) = world.pull(reader, 0, position.max(handed_to), 32);
             assert_eq!(world.set_offset(reader, 0, next), Ok(()));
-            expect_reused(world, reader, handed_to..position);
+            expect_reused(world, reader, handed_to..position, stored_ms);
         }
     }
     // half of the time the next power cut comes too late to leave a doubt
-    let rest = if world.rng.below(2) == 0 { SETTLE_MS } else { 31_000 };
+    let rest = if world.rng.below(2) == 0 { SETTLE_MS } else { DOUBT_MS };
     world.pass(rest);
 }
 
@@ -107,11 +110,12 @@ fn end_of(world: &World, topic: &str) -> u64 {
 }
 
 /// Nobody was handed these, and the group is beyond them.
-fn expect_reused(world: &mut World, reader: Reader<'_>, offsets: std::ops::Range<u64>) {
+fn expect_reused(world: &mut World, reader: Reader<'_>, offsets: std::ops::Range<u64>, stored_ms: u64) {
     let (disk, run) = (world.disk.clone(), world.run);
     world.oracle.scan(&disk, run);
     for offset in offsets {
         let unit = world.oracle.unit(reader.topic, 0, offset).expect("it is in the log");
+        world.may_be_read.insert(unit.to_string(), stored_ms..world.elapsed_ms() + DOUBT_MS);
         world.oracle.expect(reader.group, unit, Class::OffsetReused);
     }
 }

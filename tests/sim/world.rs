@@ -8,8 +8,9 @@ use broker::config::{Config, FlushDiskType};
 use broker::core::{Core, CoreParts, FlushDone, FlushOrders};
 use lifecycle::clock::Now;
 use lifecycle::identity::Incarnation;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use store::disk::{Disk, DiskSpace};
@@ -54,6 +55,10 @@ pub(crate) struct World {
     pub(crate) broken: Vec<String>,
     /// Destroyed before the agent had heard of it: there it may be undecided.
     pub(crate) unseen: BTreeSet<String>,
+    /// When evidence of deliveries was destroyed, elapsed ms.
+    pub(crate) untold: Vec<u64>,
+    /// What a group passed over, and until when it may have been read yet: evidence that is destroyed meanwhile leaves it undecided.
+    pub(crate) may_be_read: BTreeMap<String, Range<u64>>,
     around_disk: fn(SimDisk) -> Arc<dyn Disk>,
     boots: u64,
     elapsed_ms: u64,
@@ -95,6 +100,8 @@ impl World {
             trace: String::new(),
             broken: Vec::new(),
             unseen: BTreeSet::new(),
+            untold: Vec::new(),
+            may_be_read: BTreeMap::new(),
             around_disk: start.around_disk,
             boots: 0,
             elapsed_ms: 0,
@@ -114,6 +121,11 @@ impl World {
             mono_ms: self.elapsed_ms - self.booted_ms,
             wall_ms: wall.saturating_add_signed(self.wall_step_ms),
         }
+    }
+
+    /// Since the beginning, ms; no clock that steps.
+    pub(crate) fn elapsed_ms(&self) -> u64 {
+        self.elapsed_ms
     }
 
     pub(crate) fn note(&mut self, line: std::fmt::Arguments<'_>) {
@@ -173,6 +185,7 @@ impl World {
     pub(crate) fn power_cut(&mut self) {
         let seed = self.rng.next_u64();
         self.note(format_args!("power cut {seed:x}"));
+        self.untold.push(self.elapsed_ms);
         self.restart(|world| {
             world.disk.power_cut(seed);
             world.boots += 1;
@@ -184,6 +197,7 @@ impl World {
     /// One bit of a flushed record flips while the broker is down.
     pub(crate) fn flip_while_down(&mut self, path: &Path, at: u64, bit: u8) {
         self.note(format_args!("flip a bit of {} at {at}", path.display()));
+        self.untold.push(self.elapsed_ms);
         self.restart(|world| {
             world.disk.kill();
             assert!(world.disk.flip_bit(path, at, bit), "the file has that byte");
@@ -198,6 +212,7 @@ impl World {
         let paths: Vec<PathBuf> =
             self.disk.files().into_iter().map(|(path, _)| path).filter(|p| which(p)).collect();
         self.note(format_args!("lose {} files", paths.len()));
+        self.untold.push(self.elapsed_ms);
         let count = paths.len();
         self.restart(|world| {
             world.disk.kill();

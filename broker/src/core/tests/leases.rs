@@ -37,15 +37,7 @@ fn the_last_attempt_ends_in_the_dead_letters_and_settles_the_parent() {
     for attempt in 1..=3 {
         let leased = bench.receive("c", "g", "t", 10_000);
         assert_eq!(leased[0].attempt, attempt);
-        let change = ChangeInvisible {
-            group: "g".into(),
-            topic: "t".into(),
-            client: "c".into(),
-            handle: leased[0].handle.clone(),
-            invisible_ms: 100,
-            never_left: false,
-        };
-        bench.ask(|reply| Request::ChangeInvisible(change, reply)).unwrap();
+        bench.nack("g", "t", &leased[0].handle, 100).unwrap();
         bench.pass(101);
     }
     assert!(bench.receive("c", "g", "t", 10_000).is_empty());
@@ -60,15 +52,7 @@ fn a_nack_without_delay_is_visible_at_once_and_dead_at_once_after_the_last_attem
     for attempt in 1..=3 {
         let leased = bench.receive("c", "g", "t", 10_000);
         assert_eq!(leased[0].attempt, attempt);
-        let change = ChangeInvisible {
-            group: "g".into(),
-            topic: "t".into(),
-            client: "c".into(),
-            handle: leased[0].handle.clone(),
-            invisible_ms: 0,
-            never_left: false,
-        };
-        bench.ask(|reply| Request::ChangeInvisible(change, reply)).unwrap();
+        bench.nack("g", "t", &leased[0].handle, 0).unwrap();
     }
     assert!(bench.receive("c", "g", "t", 10_000).is_empty());
     assert_eq!(bench.queue_ends("%DLQ%g"), [1]);
