@@ -55,6 +55,8 @@ pub(crate) struct World {
     pub(crate) broken: Vec<String>,
     /// Destroyed before the agent had heard of it: there it may be undecided.
     pub(crate) unseen: BTreeSet<String>,
+    /// A record in the log is spoilt.
+    is_spoilt: bool,
     /// When evidence of deliveries was destroyed, elapsed ms.
     pub(crate) untold: Vec<u64>,
     /// What a group passed over, and until when it may have been read yet: evidence that is destroyed meanwhile leaves it undecided.
@@ -100,6 +102,7 @@ impl World {
             trace: String::new(),
             broken: Vec::new(),
             unseen: BTreeSet::new(),
+            is_spoilt: false,
             untold: Vec::new(),
             may_be_read: BTreeMap::new(),
             around_disk: start.around_disk,
@@ -177,6 +180,10 @@ impl World {
     /// `kill -9`.
     pub(crate) fn kill(&mut self) {
         self.note(format_args!("kill"));
+        if self.is_spoilt {
+            // recovery meets the spoilt record again, and cannot say what else is
+            self.untold.push(self.elapsed_ms);
+        }
         self.restart(|world| world.disk.kill());
         self.after_crash(false);
     }
@@ -197,6 +204,7 @@ impl World {
     /// One bit of a flushed record flips while the broker is down.
     pub(crate) fn flip_while_down(&mut self, path: &Path, at: u64, bit: u8) {
         self.note(format_args!("flip a bit of {} at {at}", path.display()));
+        self.is_spoilt = true;
         self.untold.push(self.elapsed_ms);
         self.restart(|world| {
             world.disk.kill();
