@@ -15,6 +15,7 @@ pub mod marks;
 pub mod queue;
 pub mod recent;
 pub mod repeats;
+pub mod replication;
 pub mod rows;
 pub mod slots;
 pub mod timers;

@@ -49,7 +49,7 @@ pub const STAGES: [&str; 11] = [
     "expired",
 ];
 /// Every class of verdict.
-pub const VERDICTS: [&str; 20] = [
+pub const VERDICTS: [&str; 21] = [
     "never-stored",
     "send-refused",
     "send-unknown",
@@ -70,9 +70,10 @@ pub const VERDICTS: [&str; 20] = [
     "offset-reused",
     "evidence-gap",
     "undecided",
+    "not-replicated-at-failover",
 ];
 /// Those of them that say that messages are lost, now or soon.
-pub const LOSSES: [&str; 11] = [
+pub const LOSSES: [&str; 12] = [
     "never-stored",
     "stored-not-flushed-lost",
     "expired-before-consumption",
@@ -84,6 +85,7 @@ pub const LOSSES: [&str; 11] = [
     "dlq-expired",
     "filter-conflict",
     "offset-reused",
+    "not-replicated-at-failover",
 ];
 /// States a verdict can reach.
 pub const STATES: [&str; 6] =
@@ -92,10 +94,10 @@ pub const STATES: [&str; 6] =
 pub const IN_FLIGHT: [&str; 4] = ["unflushed", "unanswered", "undelivered", "unacked"];
 /// Why a message was delivered again.
 pub const DUPLICATE_CAUSES: [&str; 5] = ["producer_retry", "lease_expired", "nack", "rewind", "rebalance"];
-/// What a power cut of the broker would take now.
-pub const RISKS: [&str; 2] = ["unflushed", "unanswered_durability"];
+/// What a power cut of the broker, or a fail-over, would take now.
+pub const RISKS: [&str; 3] = ["unflushed", "unanswered_durability", "unreplicated"];
 /// Settings and situations that can lose messages; the API's closed set.
-pub const FINDINGS: [&str; 9] = [
+pub const FINDINGS: [&str; 10] = [
     "async-flush",
     "single-copy",
     "not-durable-answers",
@@ -105,6 +107,7 @@ pub const FINDINGS: [&str; 9] = [
     "filter-conflict",
     "broadcast-group",
     "dead-letters-waiting",
+    "unreplicated",
 ];
 
 /// Why metrics could not be set up or shown.

@@ -1,5 +1,6 @@
 //! Owns the broker's settings: defaults with their reasons, and the check that reports every problem at once.
 
+use lifecycle::fact::EpochStarted;
 use serde::Deserialize;
 use std::net::SocketAddr;
 
@@ -289,6 +290,9 @@ impl Config {
             ("retryMaxTimes", self.retry_max.to_string()),
             ("autoCreateTopicEnable", self.auto_create_topics.to_string()),
         ];
+        if !self.replica_id.is_empty() {
+            promises.push((EpochStarted::MEMBER, self.replica_id.clone()));
+        }
         if self.broker_role == BrokerRole::SyncMaster {
             promises.push(("inSyncReplicas", self.in_sync_replicas.to_string()));
             promises.push(("minInSyncReplicas", self.min_in_sync_replicas.to_string()));

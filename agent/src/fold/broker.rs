@@ -1,8 +1,10 @@
 //! Owns the books of one source: the runs it had, its store side, its groups. One frame at a time, strictly by sequence.
 //! Never judges; what may be wrong becomes an event. Called by [`crate::fold::Books`].
 
+mod configuring;
 mod consuming;
 mod recovery;
+mod replicating;
 mod storing;
 
 use crate::fold::event::{Event, What};
@@ -12,6 +14,7 @@ use crate::fold::group_queue::{Bounds, Change};
 use crate::fold::queue::Queue;
 use crate::fold::recent::RecentNames;
 use crate::fold::repeats::Repeats;
+use crate::fold::replication::Replication;
 use crate::fold::slots::Slots;
 use crate::fold::timers::Timers;
 use crate::fold::unflushed::UnflushedQueue;
@@ -168,8 +171,10 @@ pub struct BrokerBooks {
     pub queues: BTreeMap<QueueKey, Queue>,
     /// What a power cut would take.
     pub unflushed: UnflushedQueue,
-    /// Ordinals answered with less than the promise, until flushed.
+    /// Ordinals answered before they were on disk, against the promise; until flushed.
     pub at_risk: Ranges,
+    /// What replicas have, and what waits for them.
+    pub replication: Replication,
     /// Sends with lower ordinals of this run have been answered.
     pub answered_end: u64,
     /// Groups.
@@ -289,7 +294,10 @@ impl BrokerBooks {
         }
         let stored_before = self.store.stored;
         for fact in &frame.facts {
-            self.apply_fact(fact, frame.snapshot);
+            match fact {
+                Fact::Recovered(recovered) => self.recovered(recovered, &member_of(frame)),
+                fact => self.apply_fact(fact, frame.snapshot),
+            }
         }
         let stored = self.store.stored - stored_before;
         if stored > 0 && !frame.snapshot {
@@ -352,7 +360,6 @@ impl BrokerBooks {
             Fact::JournalFlushed { sequence } => self.journal_flushed(*sequence),
             Fact::Reserved { messages, .. } => self.reserved_messages = *messages,
             Fact::EpochStarted(started) => self.epoch_started(started),
-            Fact::Recovered(recovered) => self.recovered(recovered),
             Fact::TopicConfigured(configured) => self.topic_configured(configured),
             Fact::TopicDeleted { topic, .. } => self.topic_deleted(*topic),
             Fact::Expired { queue, from, to, .. } => self.expired(*queue, *from, *to),
@@ -367,7 +374,11 @@ impl BrokerBooks {
                 note: note.clone(),
                 wall_ms: *wall_ms,
             }),
-            Fact::ClockStepped { .. } | Fact::Replicated { .. } => {}
+            Fact::Replicated { replica, log_position, durable } => {
+                self.replicated(replica, *log_position, *durable);
+            }
+            // applied with its whole frame
+            Fact::ClockStepped { .. } | Fact::Recovered(_) => {}
             _ => self.apply_group_fact(fact, snapshot),
         }
     }
@@ -399,58 +410,6 @@ impl BrokerBooks {
         while self.above_flush.front().is_some_and(|(at, _)| *at <= sequence) {
             self.above_flush.pop_front();
         }
-    }
-
-    fn epoch_started(&mut self, started: &EpochStarted) {
-        self.epoch = started.epoch.number;
-        if self.epochs.last().is_some_and(|last| last.epoch == started.epoch) {
-            return;
-        }
-        if self.epochs.len() >= EPOCHS_MAX {
-            self.epochs.remove(0);
-        }
-        self.epochs.push(started.clone());
-    }
-
-    fn topic_configured(&mut self, configured: &TopicConfigured) {
-        match self.topics.get_mut(&configured.topic) {
-            Some(topic) => {
-                topic.configured = configured.clone();
-                topic.dirty = true;
-            }
-            None => {
-                let configured = configured.clone();
-                let slots = Slots::default();
-                let (stored, produced, refused) = (0, 0, 0);
-                let topic = Topic { configured, stored, produced, refused, slots, dirty: true };
-                self.topics.insert(topic.configured.topic, topic);
-            }
-        }
-        self.names.insert(configured.name.clone(), configured.topic);
-        self.stale.insert(Stale::Topic(configured.topic));
-    }
-
-    fn topic_deleted(&mut self, topic: TopicIncarnation) {
-        let keys: Vec<QueueKey> = self.queues_of(topic).map(|(key, _)| key).collect();
-        for key in keys {
-            let owners = self.queues.remove(&key).map(|queue| queue.owners).unwrap_or_default();
-            self.stale.insert(Stale::Queues(key.topic, key.queue_id / QUEUES_PER_ROW));
-            self.slots_touched.insert((key.topic, Some(key.queue_id)));
-            for owner in owners {
-                if let Some(group) = self.groups.get_mut(&owner)
-                    && group.queues.remove(&key).is_some()
-                {
-                    self.pairs_changed(0, 1);
-                }
-                self.stale.insert(Stale::QueueGone(owner.clone(), key));
-                self.stale.insert(Stale::GroupQueues(owner, key.topic, key.queue_id / QUEUES_PER_ROW));
-            }
-        }
-        if let Some(gone) = self.topics.remove(&topic) {
-            self.names.retain(|name, named| *name != gone.configured.name || *named != topic);
-        }
-        self.stale.insert(Stale::Topic(topic));
-        self.slots_touched.insert((topic, None));
     }
 
     /// The queues of a topic.
@@ -487,8 +446,14 @@ impl BrokerBooks {
     /// A setting of an epoch, by its RocketMQ name; empty when not stated.
     pub fn setting(&self, epoch: u64, name: &str) -> &str {
         let started = self.epochs.iter().rev().find(|started| started.epoch.number == epoch);
-        let settings = started.map(|started| started.settings.as_slice()).unwrap_or_default();
-        settings.iter().find(|(key, _)| &**key == name).map_or("", |(_, value)| value)
+        started.map_or("", |started| started.setting(name))
+    }
+
+    /// The member that was promoted when this epoch had ended; `None` when its master went on, or nobody can say.
+    pub fn promoted_after(&self, epoch: u64) -> Option<&str> {
+        let place = self.epochs.iter().rposition(|started| started.epoch.number == epoch)?;
+        let next = self.epochs.get(place + 1)?.member();
+        is_another(self.epochs.get(place)?.member(), next).then_some(next)
     }
 
     /// Whether nothing more can come at or before this place: it was folded, or its run is over.
@@ -527,4 +492,17 @@ impl BrokerBooks {
             what,
         });
     }
+}
+
+/// The member whose epoch begins in this frame; empty: not stated.
+fn member_of(frame: &Frame) -> Name {
+    let member = |fact: &Fact| match fact {
+        Fact::EpochStarted(started) => Some(started.member().into()),
+        _ => None,
+    };
+    frame.facts.iter().rev().find_map(member).unwrap_or_else(|| "".into())
+}
+
+fn is_another(member: &str, next: &str) -> bool {
+    !member.is_empty() && !next.is_empty() && member != next
 }

@@ -46,11 +46,13 @@ pub enum Class {
     EvidenceGap = 19,
     /// Fate unknown, with a bound.
     Undecided = 20,
+    /// Stored by a master, and not in the log of the member that was promoted in its place, which is not known to have had it.
+    NotReplicatedAtFailover = 21,
 }
 
 impl Class {
     /// Every class, in the order of its number.
-    pub const ALL: [Class; 20] = [
+    pub const ALL: [Class; 21] = [
         Class::NeverStored,
         Class::SendRefused,
         Class::SendUnknown,
@@ -71,6 +73,7 @@ impl Class {
         Class::OffsetReused,
         Class::EvidenceGap,
         Class::Undecided,
+        Class::NotReplicatedAtFailover,
     ];
 
     /// Its name in metrics, answers and logs.
@@ -96,6 +99,7 @@ impl Class {
             Class::OffsetReused => "offset-reused",
             Class::EvidenceGap => "evidence-gap",
             Class::Undecided => "undecided",
+            Class::NotReplicatedAtFailover => "not-replicated-at-failover",
         }
     }
 
@@ -124,6 +128,7 @@ impl Class {
                 | Class::DlqExpired
                 | Class::FilterConflict
                 | Class::OffsetReused
+                | Class::NotReplicatedAtFailover
         )
     }
 }
@@ -140,6 +145,6 @@ mod tests {
             assert_eq!(serde_json::to_string(&class).unwrap(), format!("\"{}\"", class.text()));
         }
         assert_eq!(Class::from_u8(0), None);
-        assert_eq!(Class::ALL.iter().filter(|class| class.is_loss()).count(), 11);
+        assert_eq!(Class::ALL.iter().filter(|class| class.is_loss()).count(), 12);
     }
 }

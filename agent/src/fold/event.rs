@@ -61,6 +61,8 @@ pub enum What {
         windows: Vec<Span>,
         clean: bool,
     },
+    /// These were stored by the last master, and the member that was promoted in its place never had them, as far as is known.
+    NotReplicated { closed_epoch: u64, member: Name, spans: Vec<Span>, named: Vec<NamedMessage> },
     /// Recovery took a copy: the broker must make it again, or its debt is lost.
     CopyLost { group: Name, copy: Span, parent: MessageIdentity, reason: CopyReason },
     /// A copy was stored (only told while some are missing).

@@ -11,6 +11,7 @@
 
 pub mod codec;
 mod objects;
+mod waiting;
 
 use crate::fold::Books;
 use crate::fold::broker::{BrokerBooks, Stale};
@@ -24,7 +25,7 @@ use thiserror::Error;
 /// Longest value of a row.
 pub const ROW_LEN_MAX: usize = 4_096;
 /// The version this code writes; rows of another one are built again from the sources.
-pub const ROW_VERSION: u8 = 5;
+pub const ROW_VERSION: u8 = 6;
 /// First kind of rows that are not the books'.
 pub const FOREIGN_KIND: u8 = 64;
 const PIECE_LEN: usize = ROW_LEN_MAX - 96;
@@ -175,9 +176,12 @@ pub(in crate::fold) enum Kind {
     DeadLetters = 9,
     Ended = 10,
     Slots = 11,
+    Replication = 12,
+    Unreplicated = 13,
 }
 
 /// Builds an object's key.
+#[derive(Clone)]
 pub(in crate::fold) struct Key(Vec<u8>);
 
 impl Key {

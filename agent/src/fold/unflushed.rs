@@ -74,19 +74,15 @@ pub struct UnflushedQueue {
 impl UnflushedQueue {
     /// Adds what was stored; `counted` of it is new.
     pub fn push(&mut self, stored: &Stored, counted: u64) {
-        let fits = self.id_bytes + stored.ids.byte_len() + 4 * stored.ids.len() <= UNFLUSHED_ID_BYTES_MAX;
-        let ids = if fits { stored.ids.clone() } else { IdColumn::new() };
-        if !fits {
-            self.unnamed += stored.ids.len() as u64;
-        }
-        self.put(Unflushed {
+        let entry = Unflushed {
             first_ordinal: stored.first_ordinal,
             log_end: stored.log_end,
             counted,
             runs: stored.runs.clone(),
-            ids,
+            ids: stored.ids.clone(),
             copies: Vec::new(),
-        });
+        };
+        self.put_within(entry, UNFLUSHED_ID_BYTES_MAX);
     }
 
     /// Adds an entry (also one read back from its row).
@@ -105,6 +101,15 @@ impl UnflushedQueue {
         self.id_bytes += entry.ids.byte_len() + 4 * entry.ids.len();
         self.run_count += entry.runs.len();
         self.entries.push_back(entry);
+    }
+
+    /// Adds an entry, without its ids when there are more than so many bytes of them.
+    pub fn put_within(&mut self, mut entry: Unflushed, id_bytes_max: usize) {
+        if self.id_bytes + entry.ids.byte_len() + 4 * entry.ids.len() > id_bytes_max {
+            self.unnamed += entry.ids.len() as u64;
+            entry.ids = IdColumn::new();
+        }
+        self.put(entry);
     }
 
     /// Notes that a message of the newest entry is a copy.
@@ -174,6 +179,12 @@ impl UnflushedQueue {
             let (index, run) = runs.find(|(_, run)| run.queue == queue && held(run))?;
             Some(entry.first_ordinal + index + (offset - run.queue_offset))
         })
+    }
+
+    /// Where the log ended after the turn of this message.
+    pub fn log_end_of(&self, ordinal: u64) -> Option<LogPosition> {
+        let index = self.entries.partition_point(|e| e.first_ordinal + e.count() <= ordinal);
+        self.entries.get(index).filter(|e| e.first_ordinal <= ordinal).map(|e| e.log_end)
     }
 
     /// Where the messages with ordinals `from..to` are, and their ids.

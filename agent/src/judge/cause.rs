@@ -31,6 +31,9 @@ pub fn cause(books: Option<&BrokerBooks>, class: Class, epoch: u64, what: &What)
     };
     match class {
         Class::StoredNotFlushedLost => cause("store", setting("flushDiskType"), store_event(what)),
+        Class::NotReplicatedAtFailover => {
+            cause("replicate", setting("brokerRole"), promoted_event(books, epoch, what))
+        }
         Class::Undecided => cause("store", setting("flushDiskType"), undecided_event(what).to_owned()),
         Class::ExpiredBeforeConsumption => cause(
             "consume",
@@ -105,6 +108,20 @@ fn store_event(what: &What) -> String {
         What::CopyLost { .. } => "recovery took the copy, and it was not made again".to_owned(),
         _ => "answered OK, and gone after recovery".to_owned(),
     }
+}
+
+fn promoted_event(books: Option<&BrokerBooks>, epoch: u64, what: &What) -> String {
+    let promoted = match what {
+        What::NotReplicated { member, .. } => Some(&**member),
+        _ => books.and_then(|books| books.promoted_after(epoch)),
+    };
+    let last =
+        books.and_then(|books| books.epochs.iter().rev().find(|started| started.epoch.number == epoch));
+    let last = last.map_or("the last master", |started| started.member());
+    format!(
+        "{} was promoted when epoch {epoch} ended, and had not received it; {last} may still have it",
+        promoted.unwrap_or("another member")
+    )
 }
 
 fn refusal(what: &What) -> String {

@@ -18,6 +18,7 @@ impl Judge {
                 self.evidence_gap(books, &event, (*incarnation, *from, *to))
             }
             What::StoreLost { .. } => self.stored_not_flushed_lost(books, &event),
+            What::NotReplicated { .. } => self.not_replicated_at_failover(books, &event),
             What::CopyLost { group, copy, parent, reason } => {
                 self.copy_lost(books, &event, group, (*copy, *parent, *reason));
             }
@@ -115,29 +116,46 @@ impl Judge {
         };
         let stop = if *clean { "clean stop" } else { "no clean stop" };
         let text = format!("recovered after {stop}: {lost} messages known to have been stored are gone");
-        let key = lost_key(event, *closed_epoch);
+        self.taken_from_store(
+            books,
+            event,
+            (Class::StoredNotFlushedLost, *closed_epoch),
+            (spans, named, text),
+        );
+        self.undecided(books, event, (*closed_epoch, *unnamed), windows);
+    }
+
+    fn not_replicated_at_failover(&mut self, books: &Books, event: &Event) {
+        let What::NotReplicated { closed_epoch, member, spans, named } = &event.what else { return };
+        let text = format!("{member} was promoted, and its log has nothing of these messages");
+        let class = Class::NotReplicatedAtFailover;
+        self.taken_from_store(books, event, (class, *closed_epoch), (spans, named, text));
+    }
+
+    /// What a recovery took from the whole store; nothing of it is at risk any more.
+    fn taken_from_store(
+        &mut self,
+        books: &Books,
+        event: &Event,
+        (class, closed_epoch): (Class, u64),
+        (spans, named, text): (&[Span], &[NamedMessage], String),
+    ) {
+        let key = lost_key(class, event, closed_epoch);
         let mut grown = false;
         for span in spans {
-            let about = About {
-                class: Class::StoredNotFlushedLost,
-                key: key.clone(),
-                group: "",
-                span: *span,
-                text: text.clone(),
-            };
+            let about = About { class, key: key.clone(), group: "", span: *span, text: text.clone() };
             if let Some(incident) = self.grow(books, event, about) {
-                incident.verdict.epoch = *closed_epoch;
+                incident.verdict.epoch = closed_epoch;
                 grown = true;
             }
             self.close_span(span, |v| v.class == Class::AnsweredNotDurable && v.broker == *event.source);
         }
         if grown {
-            let incident = self.incident_for(books, Class::StoredNotFlushedLost, key, event);
+            let incident = self.incident_for(books, class, key, event);
             for NamedMessage { id, .. } in named {
                 incident.add_id(id);
             }
         }
-        self.undecided(books, event, (*closed_epoch, *unnamed), windows);
     }
 
     fn undecided(&mut self, books: &Books, event: &Event, what: (u64, u64), windows: &[Span]) {
@@ -174,7 +192,8 @@ impl Judge {
         let key = copy_key(event, group, parent, reason);
         let due = event.wall_ms.saturating_add(self.deadlines.copy_remade_ms);
         let text = format!("recovery took the copy at offset {}; it was to be made again", copy.from);
-        let about = About { class: Class::StoredNotFlushedLost, key, group, span: copy, text };
+        let class = lost_class(books, &event.source, event.epoch);
+        let about = About { class, key, group, span: copy, text };
         if let Some(incident) = self.grow(books, event, about) {
             incident.verdict.due_wall_ms = due;
         }
@@ -396,8 +415,15 @@ pub(super) struct About<'a> {
     pub(super) text: String,
 }
 
-pub(super) fn lost_key(event: &Event, closed_epoch: u64) -> String {
-    format!("store-lost/{}/{closed_epoch}/{}", event.source, event.at.incarnation)
+pub(super) fn lost_key(class: Class, event: &Event, closed_epoch: u64) -> String {
+    let by = if class == Class::NotReplicatedAtFailover { "failover" } else { "store" };
+    format!("{by}-lost/{}/{closed_epoch}/{}", event.source, event.at.incarnation)
+}
+
+/// What to call a message that was taken when this epoch ended, as far as nothing else tells.
+pub(super) fn lost_class(books: &Books, source: &str, closed_epoch: u64) -> Class {
+    let promoted = books.brokers.get(source).and_then(|broker| broker.promoted_after(closed_epoch));
+    promoted.map_or(Class::StoredNotFlushedLost, |_| Class::NotReplicatedAtFailover)
 }
 
 /// One incident per class, epoch, group and topic.

@@ -1,7 +1,7 @@
 //! Owns what must be asked: sends that producers reported and no offset proves, and ids that came twice. The books keep no
 //! ids of settled messages, so the sources are asked (`locate`); nothing is concluded before all of them have answered.
 
-use super::classes::lost_key;
+use super::classes::{lost_class, lost_key};
 use super::conflicts::{OPEN_CONFLICTS_MAX, PassedOver};
 use super::{Answer, Heads, Judge};
 use crate::fold::Books;
@@ -249,7 +249,8 @@ impl Judge {
 
     /// Whether a recovery is known to have taken the message.
     fn is_named_lost(&self, id: &str) -> bool {
-        self.incidents().any(|i| i.verdict.class == Class::StoredNotFlushedLost && i.names(id))
+        let taken = [Class::StoredNotFlushedLost, Class::NotReplicatedAtFailover];
+        self.incidents().any(|i| taken.contains(&i.verdict.class) && i.names(id))
     }
 
     /// The report names one of the messages that a recovery took unnamed.
@@ -262,9 +263,10 @@ impl Judge {
             epoch,
             what: What::Sent(report.clone()),
         };
-        let key = lost_key(&event, epoch);
+        let class = lost_class(books, &source, epoch);
+        let key = lost_key(class, &event, epoch);
         let text = format!("{} was answered OK, and no source has it after the recovery", report.id);
-        let incident = self.incident_for(books, Class::StoredNotFlushedLost, key, &event);
+        let incident = self.incident_for(books, class, key, &event);
         incident.add_topic(&report.topic);
         if incident.add_id(&report.id) {
             incident.add_count(1);

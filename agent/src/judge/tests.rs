@@ -2,6 +2,7 @@
 
 mod conflicts;
 mod debts;
+mod failover;
 mod power_cuts;
 mod producers;
 mod streams;

@@ -33,7 +33,7 @@ fn level(class: Class, broker: &BrokerBooks) -> (&'static str, &'static str) {
         }
         Class::StoredThoughUnacked => ("exact", "the broker states answers it could not write"),
         Class::SendRefused => ("exact", "the broker states every refusal"),
-        Class::StoredNotFlushedLost => (
+        Class::StoredNotFlushedLost | Class::NotReplicatedAtFailover => (
             "bounded",
             "by name for everything the agent has received; the rest within the stated reservation",
         ),

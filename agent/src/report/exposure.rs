@@ -21,7 +21,8 @@ pub fn exposure(books: &Books, judge: &Judge, now_wall_ms: u64) -> ExposureRepor
     for broker in books.brokers.values().filter(|broker| broker.epoch > 0) {
         report.unflushed_messages += broker.unflushed.counted();
         report.answered_unflushed_messages += broker.unflushed.below_ordinal(broker.answered_end);
-        report.not_durable_messages += broker.at_risk.len();
+        report.not_durable_messages += broker.not_durable();
+        report.unreplicated_messages += broker.replication.waiting.counted();
         report.unnamed_messages_max += broker.reserved_messages;
         broker_findings(broker, &mut report);
         let owing = broker.owing();
@@ -69,7 +70,10 @@ pub fn remedy(finding: &str) -> &'static str {
             "a disk that survives the machine (a replicated volume); keep what producers sent until it is consumed"
         }
         "not-durable-answers" => {
-            "look at the disk: it is slower than sync_flush_timeout_ms; producers must send again what was not SEND_OK"
+            "look at the disk (slower than sync_flush_timeout_ms?) and the replicas; producers must send again what was not SEND_OK"
+        }
+        "unreplicated" => {
+            "look at the replicas and the links to them; SYNC_MASTER, where a fail-over must take nothing"
         }
         "no-group" => "start a consumer group, or stop sending there",
         "broadcast-group" => "clustering consumers, where a missed message matters",
@@ -100,11 +104,10 @@ fn broker_findings(broker: &BrokerBooks, report: &mut ExposureReport) {
             ..finding(broker, "async-flush", "warning", ("", "", broker.unflushed.counted()))
         });
     }
-    let roster = broker.epochs.last().map_or(0, |started| started.roster.len());
-    if roster <= 1 {
+    if broker.replication.replicas.is_empty() {
         report.findings.push(ExposureFinding {
             setting: format!("brokerRole={}", broker.setting(broker.epoch, "brokerRole")),
-            text: "one copy only: a lost disk takes every message".to_owned(),
+            text: "one copy only, as far as is known: a lost disk takes every message".to_owned(),
             ..finding(
                 broker,
                 "single-copy",
@@ -113,10 +116,20 @@ fn broker_findings(broker: &BrokerBooks, report: &mut ExposureReport) {
             )
         });
     }
-    if !broker.at_risk.is_empty() {
+    if broker.not_durable() > 0 {
         report.findings.push(ExposureFinding {
-            text: "answered with less than the promised durability, and still not on disk".to_owned(),
-            ..finding(broker, "not-durable-answers", "critical", ("", "", broker.at_risk.len()))
+            text: "answered with less than the promised durability, and still not on disk, or not with enough replicas"
+                .to_owned(),
+            ..finding(broker, "not-durable-answers", "critical", ("", "", broker.not_durable()))
+        });
+    }
+    let unreplicated = broker.replication.waiting.counted();
+    if unreplicated > 0 {
+        report.findings.push(ExposureFinding {
+            setting: format!("brokerRole={}", broker.setting(broker.epoch, "brokerRole")),
+            text: "on the master's disk, and not known to be with enough replicas: a fail-over now would take them"
+                .to_owned(),
+            ..finding(broker, "unreplicated", "warning", ("", "", unreplicated))
         });
     }
 }

@@ -118,6 +118,11 @@ fn next_steps(verdict: &Verdict) -> Vec<String> {
             "send the named messages again from their producers' records",
             "set flushDiskType=SYNC_FLUSH for topics that must not lose messages",
         ],
+        Class::NotReplicatedAtFailover => &[
+            "keep the old master's disk: when it comes back it puts these messages into a file below its survivors folder",
+            "send the named messages again from their producers' records",
+            "brokerRole=SYNC_MASTER answers OK only to what survives a fail-over",
+        ],
         Class::NeverStored => {
             &["send the named messages again", "check the producer's retry and time-out settings"]
         }
@@ -144,7 +149,7 @@ fn next_steps(verdict: &Verdict) -> Vec<String> {
         Class::FilterConflict => {
             &["give every member of the group the same subscription, then set the position back"]
         }
-        Class::AnsweredNotDurable => &["look at the disk's flush times"],
+        Class::AnsweredNotDurable => &["look at the disk's flush times, and at what the replicas are doing"],
         Class::EvidenceGap | Class::Undecided => {
             &["let producers report their sends: reports name what evidence cannot"]
         }

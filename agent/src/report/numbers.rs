@@ -49,14 +49,14 @@ pub struct Numbers {
     pub retention_margins: Vec<(String, String, f64)>,
     /// A margin below this is near the end.
     pub near_expiry_seconds: f64,
-    /// `unflushed`, `unanswered_durability`.
+    /// `unflushed`, `unanswered_durability`, `unreplicated`.
     pub exposed: ByLabel,
     /// Messages (or 1) by finding.
     pub findings: ByLabel,
 }
 
 /// Findings, a closed set.
-pub const FINDINGS: [&str; 9] = [
+pub const FINDINGS: [&str; 10] = [
     "async-flush",
     "single-copy",
     "not-durable-answers",
@@ -66,6 +66,7 @@ pub const FINDINGS: [&str; 9] = [
     "filter-conflict",
     "broadcast-group",
     "dead-letters-waiting",
+    "unreplicated",
 ];
 
 /// Takes the numbers.
@@ -112,6 +113,7 @@ pub fn numbers(books: &Books, judge: &Judge, now_wall_ms: u64) -> Numbers {
         exposed: vec![
             ("unflushed", exposed.unflushed_messages),
             ("unanswered_durability", exposed.not_durable_messages),
+            ("unreplicated", exposed.unreplicated_messages),
         ],
         findings: findings(&exposed),
     }

@@ -6,6 +6,7 @@ use super::views::{CopyView, MessageInGroup, MessageTimeline, Stage};
 use super::{identity, is_system, times};
 use crate::fold::Books;
 use crate::fold::broker::BrokerBooks;
+use crate::fold::class::Class;
 use crate::fold::group_queue::GroupQueue;
 use crate::fold::marks::State;
 use crate::judge::Judge;
@@ -83,7 +84,8 @@ fn answered(broker: &BrokerBooks, at: MessageIdentity) -> Stage {
     if ordinal.is_some_and(|ordinal| ordinal >= broker.answered_end) {
         return stage("answered", "not yet", None, "the answer was not decided yet".to_owned());
     }
-    if ordinal.is_some_and(|ordinal| broker.at_risk.contains(ordinal)) {
+    let without_replicas = broker.replication.is_at_risk(at.queue, at.queue_offset);
+    if without_replicas || ordinal.is_some_and(|ordinal| broker.at_risk.contains(ordinal)) {
         let text = "answered with less than the promised durability".to_owned();
         return stage("answered", "yes", None, text);
     }
@@ -119,7 +121,13 @@ fn store_stages(broker: &BrokerBooks, at: MessageIdentity, loss: Option<&Verdict
         stages.push(answered(broker, at));
     }
     if let Some(verdict) = loss {
-        stages.push(stage("flushed", "no", None, "it was not on disk when the epoch ended".to_owned()));
+        stages.push(match verdict.class {
+            Class::NotReplicatedAtFailover => {
+                let text = "the member that was promoted is not known to have had it";
+                stage("replicated", "no", None, text.to_owned())
+            }
+            _ => stage("flushed", "no", None, "it was not on disk when the epoch ended".to_owned()),
+        });
         let mut lost = stage("lost", "yes", Some(verdict.event_wall_ms), verdict.cause.event.clone());
         lost.evidence = verdict.evidence.iter().map(evidence).collect();
         stages.push(lost);
@@ -130,6 +138,22 @@ fn store_stages(broker: &BrokerBooks, at: MessageIdentity, loss: Option<&Verdict
         true => stage("flushed", "not yet", None, "in the operating system's memory only".to_owned()),
         false => stage("flushed", "yes", None, "on the broker's disk".to_owned()),
     });
+    if broker.replication.is_expected() {
+        let with_replicas =
+            if waiting { Some(false) } else { broker.replication.has(at.queue, at.queue_offset) };
+        stages.push(match with_replicas {
+            Some(true) => stage("replicated", "yes", None, "enough replicas have it".to_owned()),
+            Some(false) => {
+                stage("replicated", "not yet", None, "not known to be with enough replicas".to_owned())
+            }
+            None => stage(
+                "replicated",
+                "unknown",
+                None,
+                "the replicas have not caught up with the log before it".to_owned(),
+            ),
+        });
+    }
     if let Some(timer) = broker.timers.get(at.queue, at.queue_offset) {
         let due = times::text(timer.due_wall_ms);
         stages.push(stage("copied", "not yet", None, format!("waits in the schedule until {due}")));

@@ -394,8 +394,10 @@ pub struct ExposureReport {
     pub unflushed_messages: u64,
     /// Of those, answered OK: their producers believe them safe.
     pub answered_unflushed_messages: u64,
-    /// Answered with less than the promise, and still not on disk.
+    /// Answered with less than the promise, and still not on disk, or not with enough replicas.
     pub not_durable_messages: u64,
+    /// On the master's disk, and not known to be with enough replicas: a fail-over could take them.
+    pub unreplicated_messages: u64,
     /// Could be taken by a power cut without a name.
     pub unnamed_messages_max: u64,
     pub findings: Vec<ExposureFinding>,

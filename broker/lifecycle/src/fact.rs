@@ -113,6 +113,28 @@ pub struct EpochStarted {
     pub settings: Vec<(Name, Name)>,
 }
 
+impl EpochStarted {
+    /// The name of the setting that says which member of the replica group is master in this epoch. Not stated by a broker without
+    /// a name of its own, and of an epoch that another member began.
+    pub const MEMBER: &str = "replicaId";
+
+    /// A setting; empty when it is not stated.
+    pub fn setting(&self, name: &str) -> &str {
+        self.settings.iter().find(|(key, _)| &**key == name).map_or("", |(_, value)| value)
+    }
+
+    /// The member that is master in this epoch; empty: not stated.
+    pub fn member(&self) -> &str {
+        self.setting(EpochStarted::MEMBER)
+    }
+
+    /// The same, as far as somebody can say who did not begin this epoch.
+    pub fn of_another_member(mut self) -> Self {
+        self.settings.retain(|(key, _)| &**key != EpochStarted::MEMBER);
+        self
+    }
+}
+
 /// What recovery kept of earlier epochs.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Recovered {

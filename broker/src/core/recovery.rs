@@ -303,7 +303,7 @@ impl Core {
         }
         if let Some((epoch, log_start)) = epochs.iter().find(|(epoch, _)| epoch.number == number).copied() {
             let started = lifecycle::fact::EpochStarted { epoch, log_start, ..self.epoch_started() };
-            self.state(Fact::EpochStarted(started));
+            self.state(Fact::EpochStarted(started.of_another_member()));
         }
     }
 

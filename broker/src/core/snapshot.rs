@@ -241,13 +241,14 @@ impl Core {
 
     pub(super) fn epoch_started(&self) -> EpochStarted {
         let log_start = self.state.epochs.last().map_or(LogPosition(0), |(_, start)| *start);
-        EpochStarted {
+        let started = EpochStarted {
             epoch: self.state.epoch,
             broker_name: self.config.broker_name.as_str().into(),
             log_start,
             roster: vec![self.config.broker_name.as_str().into()],
             settings: self.config.promises().into_iter().map(|(k, v)| (k.into(), v.into())).collect(),
-        }
+        };
+        if self.is_slave() { started.of_another_member() } else { started }
     }
 }
 

@@ -12,6 +12,7 @@ impl State {
         let mut facts = Vec::new();
         for (epoch, log_start) in &self.epochs {
             let row = EpochStarted { epoch: *epoch, log_start: *log_start, ..started.clone() };
+            let row = if *epoch == started.epoch { row } else { row.of_another_member() };
             facts.push(Fact::EpochStarted(row));
         }
         facts.extend(self.topics.values().map(|topic| Fact::TopicConfigured(topic.config.clone())));

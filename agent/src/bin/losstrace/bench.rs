@@ -29,6 +29,10 @@ const DISK_TIME: Duration = Duration::from_secs(1);
 /// Producers of the sync-flush preset.
 const SYNC_FLUSH_PRODUCERS: [u32; 4] = [1, 16, 64, 256];
 
+/// Connections and sends under way on each, of presets that measure 64 waiting producers: 64 programs with a connection of their own,
+/// and 64 threads of one program, which share its client's connection (an SDK keeps one for each broker).
+const SHAPES: [(u32, u32); 2] = [(64, 1), (1, 64)];
+
 /// Measures and prints.
 pub(crate) fn run(options: &BenchOptions, common: &Common) -> Result<()> {
     options.check()?;
@@ -93,8 +97,8 @@ fn in_turn(rounds: u32, mut run: impl FnMut(usize) -> Result<()>) -> Result<()> 
 
 fn journal_cost(options: &BenchOptions, common: &Common) -> Result<Vec<Series>> {
     let mut all = Vec::new();
-    for flush in [Flush::Async, Flush::Sync] {
-        let options = BenchOptions { flush, ..options.clone() };
+    for (flush, (producers, window)) in each_with_each([Flush::Async, Flush::Sync], SHAPES) {
+        let options = BenchOptions { flush, producers, window, ..options.clone() };
         all.extend(paired(&options, common, ("broker.journal=true", "broker.journal=false"))?);
     }
     Ok(all)
@@ -132,21 +136,25 @@ fn sync_flush(options: &BenchOptions, common: &Common) -> Result<Vec<Series>> {
 fn headline(options: &BenchOptions, common: &Common) -> Result<Vec<Series>> {
     let mut all = Vec::new();
     for protocol in [Protocol::Remoting, Protocol::Grpc] {
-        for flush in [Flush::Async, Flush::Sync] {
-            let options = BenchOptions { protocol, flush, producers: 64, size: 1024, ..options.clone() };
+        for (flush, (producers, window)) in each_with_each([Flush::Async, Flush::Sync], SHAPES) {
+            let options = BenchOptions { protocol, flush, producers, window, size: 1024, ..options.clone() };
             all.extend(single(&options, common)?);
         }
     }
     Ok(all)
 }
 
+fn each_with_each<A: Copy, B: Copy>(first: [A; 2], second: [B; 2]) -> impl Iterator<Item = (A, B)> {
+    first.into_iter().flat_map(move |a| second.into_iter().map(move |b| (a, b)))
+}
+
 /// Broker and echo in turn, for both protocols.
 fn beside_echo(options: &BenchOptions, common: &Common) -> Result<Vec<Series>> {
     let mut all = Vec::new();
-    for protocol in [Protocol::Remoting, Protocol::Grpc] {
-        let options = BenchOptions { protocol, ..options.clone() };
+    for (protocol, (producers, window)) in each_with_each([Protocol::Remoting, Protocol::Grpc], SHAPES) {
+        let options = BenchOptions { protocol, producers, window, ..options.clone() };
         let targets = [Target::start(&options, common, &[])?, Target::start_echo(protocol)?];
-        let bare = format!("bare {} echo x{}, {} B", protocol.text(), options.producers, options.size);
+        let bare = format!("bare {} echo x{producers}, window {window}, {} B", protocol.text(), options.size);
         let mut sides = [options.label(), bare].map(Series::new);
         in_turn(options.rounds, |side| {
             sides[side].rounds.push(round::run(&targets[side], &options)?.sending);

@@ -15,7 +15,8 @@ use std::collections::BTreeMap;
 const WINDOWS_MAX: usize = 4_096;
 
 impl BrokerBooks {
-    pub(super) fn recovered(&mut self, recovered: &Recovered) {
+    /// `promoted`: the member whose epoch begins after this recovery; empty: not stated.
+    pub(super) fn recovered(&mut self, recovered: &Recovered, promoted: &Name) {
         let unnamed = self.close_runs(recovered);
         // frames that tell only of deliveries and commits are taken even where every stored message had been heard of
         let untold = !recovered.clean && recovered.unnamed_max > 0;
@@ -66,10 +67,13 @@ impl BrokerBooks {
                 lost.entry(*key).or_default().insert(from, to);
             }
         }
-        let named = self.take_unflushed(&lost);
+        let unreceived = self.unreceived_by(promoted);
+        let mut named = self.take_unflushed(&lost);
+        self.replication.cut(recovered.log_end, &lost);
         if !lost.is_empty() {
             self.recent.clear();
         }
+        self.not_replicated(promoted, recovered, (&mut spans, &mut named), &unreceived);
         // what recovery kept is on disk, the rest is lost
         let lost: u64 = spans.iter().map(|span| span.to - span.from).sum();
         let flushed = self.store.stored.saturating_sub(self.store.lost);
@@ -160,7 +164,8 @@ impl BrokerBooks {
     fn take_lost_copies(&mut self, cuts: &BTreeMap<QueueKey, (u64, u64)>) -> BTreeMap<QueueKey, Ranges> {
         let mut taken: BTreeMap<QueueKey, Ranges> = BTreeMap::new();
         let mut lost = Vec::new();
-        for copy in self.unflushed.iter().flat_map(|entry| &entry.copies) {
+        let kept = self.replication.waiting.iter().chain(self.unflushed.iter());
+        for copy in kept.flat_map(|entry| &entry.copies) {
             let gone = cuts.get(&copy.at.queue).is_some_and(|(_, end)| copy.at.queue_offset >= *end);
             if gone {
                 lost.push(copy.clone());
@@ -278,12 +283,12 @@ impl BrokerBooks {
         spans
     }
 
-    /// Empties the unflushed queue: its lost messages by name; the survivors are on disk, so their risk is over.
+    /// Empties what waits for disk or replicas: its lost messages by name; the survivors are on disk, so that risk is over.
     fn take_unflushed(&mut self, lost: &BTreeMap<QueueKey, Ranges>) -> Vec<NamedMessage> {
         let mut named = Vec::new();
         let mut safe = Vec::new();
         let at_risk = std::mem::take(&mut self.at_risk);
-        while let Some(entry) = self.unflushed.pop() {
+        while let Some(entry) = self.replication.waiting.pop().or_else(|| self.unflushed.pop()) {
             for (index, run) in entry.indexed_runs() {
                 let (from, to) = (run.queue_offset, run.queue_offset + run.count);
                 let epoch = self.epoch;

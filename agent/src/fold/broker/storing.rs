@@ -226,8 +226,12 @@ impl BrokerBooks {
             if !self.at_risk.is_empty() {
                 self.risk_over(&entry);
             }
-            self.recent.push(entry);
+            if let Some(entry) = self.replication.wait(entry) {
+                self.recent.push(entry);
+            }
         }
+        self.replication.flushed = self.replication.flushed.max(log_position);
+        self.replication_risks_over();
     }
 
     fn risk_over(&mut self, entry: &Unflushed) {
@@ -253,17 +257,18 @@ impl BrokerBooks {
         let to = from_ordinal.saturating_add(count);
         self.totals.answered += count;
         self.answered_end = self.answered_end.max(to);
-        let weak = matches!(
-            class,
-            AnswerClass::FlushDiskTimeout | AnswerClass::FlushSlaveTimeout | AnswerClass::SlaveNotAvailable
-        );
-        if !weak {
-            return;
-        }
-        let (spans, named) = self.unflushed.by_ordinal(from_ordinal, to, self.epoch);
-        if !spans.is_empty() {
-            self.at_risk.insert(from_ordinal, to);
-            self.emit(What::AtRisk { class, spans, named });
+        match class {
+            AnswerClass::FlushDiskTimeout => {
+                let (spans, named) = self.unflushed.by_ordinal(from_ordinal, to, self.epoch);
+                if !spans.is_empty() {
+                    self.at_risk.insert(from_ordinal, to);
+                    self.emit(What::AtRisk { class, spans, named });
+                }
+            }
+            AnswerClass::FlushSlaveTimeout | AnswerClass::SlaveNotAvailable => {
+                self.answered_unreplicated(from_ordinal, to, class);
+            }
+            AnswerClass::Flushed | AnswerClass::Buffered | AnswerClass::Replicated | AnswerClass::OneWay => {}
         }
     }
 

@@ -12,18 +12,16 @@ use crate::fold::marks::{Mark, State};
 use crate::fold::queue::{Queue, Truncation};
 use crate::fold::slots::{Slot, Slots};
 use crate::fold::timers::Timer;
-use crate::fold::unflushed::{Unflushed, UnflushedCopy};
-use lifecycle::fact::{ConsumeModel, EpochStarted, StoredRun, TopicConfigured};
+use lifecycle::fact::{ConsumeModel, EpochStarted, TopicConfigured};
 use lifecycle::frame::NAME_LEN_MAX;
 use lifecycle::identity::{
     CopyReason, Epoch, Incarnation, LogPosition, MessageIdentity, Name, QueueKey, TopicIncarnation,
 };
-use lifecycle::ids::ID_LEN_MAX;
 use lifecycle::ranges::Ranges;
 use lifecycle::varint::{Reader, put_varint};
 
 /// Most elements of any list in a row.
-const LIST_MAX: usize = 1 << 22;
+pub(super) const LIST_MAX: usize = 1 << 22;
 
 /// Something with a place in a row.
 pub trait Row: Sized {
@@ -455,52 +453,5 @@ impl Row for DeadLetter {
         let arrived_wall_ms = Row::get(row)?;
         let outcome = Outcome::from_u8(row.u8()?).ok_or(RowError::Malformed("outcome"))?;
         Ok(DeadLetter { copy, parent, root, arrived_wall_ms, outcome })
-    }
-}
-
-impl Row for Unflushed {
-    fn put(&self, out: &mut Vec<u8>) {
-        (self.first_ordinal, (self.log_end.0, self.counted)).put(out);
-        put_varint(out, self.runs.len() as u64);
-        for run in &self.runs {
-            (run.queue, (run.queue_offset, run.count)).put(out);
-        }
-        put_varint(out, self.ids.len() as u64);
-        for id in self.ids.iter() {
-            put_varint(out, id.len() as u64);
-            out.extend_from_slice(id);
-        }
-        self.copies.put(out);
-    }
-    fn get(row: &mut Reader<'_>) -> Result<Self, RowError> {
-        let (first_ordinal, (log_end, counted)) = Row::get(row)?;
-        let mut entry =
-            Unflushed { first_ordinal, log_end: LogPosition(log_end), counted, ..Default::default() };
-        for _ in 0..row.length(LIST_MAX)? {
-            let (queue, (queue_offset, count)) = Row::get(row)?;
-            entry.runs.push(StoredRun { queue, queue_offset, count });
-        }
-        for _ in 0..row.length(LIST_MAX)? {
-            let len = row.length(ID_LEN_MAX)?;
-            entry.ids.push(row.bytes(len)?);
-        }
-        entry.copies = Row::get(row)?;
-        // sums of counts must not overflow when they are used
-        let total = entry.runs.iter().try_fold(0u64, |sum, run| sum.checked_add(run.count));
-        let ends = entry.runs.iter().all(|run| run.queue_offset.checked_add(run.count).is_some());
-        total.filter(|_| ends).ok_or(RowError::Malformed("run"))?;
-        Ok(entry)
-    }
-}
-
-impl Row for UnflushedCopy {
-    fn put(&self, out: &mut Vec<u8>) {
-        (self.at, (self.group.clone(), self.parent)).put(out);
-        out.push(self.reason as u8);
-    }
-    fn get(row: &mut Reader<'_>) -> Result<Self, RowError> {
-        let (at, (group, parent)) = Row::get(row)?;
-        let reason = CopyReason::from_u8(row.u8()?).ok_or(RowError::Malformed("copy reason"))?;
-        Ok(UnflushedCopy { at, group, parent, reason })
     }
 }

@@ -11,7 +11,7 @@ use crate::fold::marks::{Marks, WINDOW};
 use crate::fold::queue::Queue;
 use crate::fold::slots::Slots;
 use crate::fold::timers::{TIMER_WINDOW, Timer};
-use crate::fold::unflushed::Unflushed;
+use crate::fold::unflushed::{Unflushed, UnflushedQueue};
 use lifecycle::fact::{EpochStarted, TopicConfigured};
 use lifecycle::identity::{CopyReason, Incarnation, Name, QueueKey, TopicIncarnation};
 use lifecycle::varint::{Reader, put_varint};
@@ -50,7 +50,9 @@ impl BrokerBooks {
                 }
             }
         }
-        self.save_unflushed(name, saved, out);
+        save_queue(&self.unflushed, Key::new(Kind::Unflushed, name), saved, out);
+        save_queue(&self.replication.waiting, Key::new(Kind::Unreplicated, name), saved, out);
+        self.save_replication(name, saved, out);
         for (topic, queue_id) in std::mem::take(&mut self.slots_touched) {
             let of_queue = queue_id.and_then(|queue_id| self.queues.get(&QueueKey { topic, queue_id }));
             let slots = match queue_id {
@@ -133,6 +135,9 @@ impl BrokerBooks {
         self.at_risk = Row::get(row)?;
         self.above_flush = Vec::get(row)?.into();
         self.epochs = Vec::<EpochStarted>::get(row)?;
+        if let Some(started) = self.epochs.last() {
+            self.replication.take_promises(started);
+        }
         self.gaps = Vec::get(row)?.into();
         self.runs = Vec::<(Incarnation, _)>::get(row)?.into_iter().collect();
         self.unnamed_windows = Vec::get(row)?;
@@ -229,23 +234,10 @@ impl BrokerBooks {
         saved.save(key, (!bytes.is_empty()).then_some(&bytes), out);
     }
 
-    fn save_unflushed(&mut self, name: &Name, saved: &mut Saved, out: &mut Vec<RowChange>) {
-        let prefix = Key::new(Kind::Unflushed, name).0;
-        let first = self.unflushed.first_number;
-        let mut next = first;
-        for key in saved.with_prefix(&prefix) {
-            let number = key.last_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-            if number < first {
-                saved.save(key, None, out);
-            } else {
-                next = next.max(number);
-            }
-        }
-        // the newest saved one may have been joined by later turns since: it is looked at again
-        for (number, entry) in self.unflushed.numbered_from(next) {
-            let key = Key::new(Kind::Unflushed, name).u64(number).0;
-            saved.save(key, Some(&encode(|bytes| entry.put(bytes))), out);
-        }
+    fn save_replication(&mut self, name: &Name, saved: &mut Saved, out: &mut Vec<RowChange>) {
+        let kept = self.replication.is_expected() || !self.replication.risks.is_empty();
+        let bytes = kept.then(|| encode(|bytes| self.replication.put(bytes)));
+        saved.save(Key::new(Kind::Replication, name).0, bytes.as_deref(), out);
     }
 
     pub(super) fn restore(
@@ -289,6 +281,11 @@ impl BrokerBooks {
             }
             k if k == Kind::Unflushed as u8 => {
                 self.unflushed.put(Unflushed::get(row)?);
+                Ok(())
+            }
+            k if k == Kind::Replication as u8 => self.replication.restore(row),
+            k if k == Kind::Unreplicated as u8 => {
+                self.replication.waiting.put(Unflushed::get(row)?);
                 Ok(())
             }
             k if k == Kind::Timers as u8 => {
@@ -443,4 +440,23 @@ fn stale_windows(
 fn restore_marks(marks: &mut Marks, found: Vec<MarkedRun>) -> Result<(), RowError> {
     let fits = found.into_iter().all(|run| marks.restore(run.from, run.to, run.mark));
     if fits { Ok(()) } else { Err(RowError::Malformed("runs overlap")) }
+}
+
+/// Each entry by its number.
+fn save_queue(queue: &UnflushedQueue, prefix: Key, saved: &mut Saved, out: &mut Vec<RowChange>) {
+    let first = queue.first_number;
+    let mut next = first;
+    for key in saved.with_prefix(&prefix.0) {
+        let number = key.last_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        if number < first {
+            saved.save(key, None, out);
+        } else {
+            next = next.max(number);
+        }
+    }
+    // the newest saved one may have been joined by later turns since: it is looked at again
+    for (number, entry) in queue.numbered_from(next) {
+        let key = prefix.clone().u64(number).0;
+        saved.save(key, Some(&encode(|bytes| entry.put(bytes))), out);
+    }
 }

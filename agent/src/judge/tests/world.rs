@@ -49,11 +49,17 @@ pub(crate) struct World {
     ordinal: u64,
     pub(crate) log_end: u64,
     named: u64,
+    settings: Vec<(&'static str, &'static str)>,
 }
 
 impl World {
     /// One broker with topics and group `g`, which owes `orders` and its retry topic from 0 on.
     pub(crate) fn new() -> World {
+        World::with(&[("flushDiskType", "ASYNC_FLUSH"), ("fileReservedTimeMs", "259200000")])
+    }
+
+    /// The same under other promises.
+    pub(crate) fn with(settings: &[(&'static str, &'static str)]) -> World {
         let mut world = World {
             books: Books::default(),
             judge: Judge::new(Deadlines::default(), new_ids()),
@@ -68,6 +74,7 @@ impl World {
             ordinal: 0,
             log_end: 0,
             named: 0,
+            settings: settings.to_vec(),
         };
         let mut facts = vec![Fact::Recovered(Recovered { clean: true, ..Default::default() }), world.epoch()];
         for (topic, name) in
@@ -95,16 +102,12 @@ impl World {
 
     fn epoch(&self) -> Fact {
         let incarnation = Incarnation([self.run; 16]);
-        let setting = |name: &str, value: &str| (Name::from(name), Name::from(value));
         Fact::EpochStarted(EpochStarted {
             epoch: Epoch { number: u64::from(self.run), incarnation },
             broker_name: "b".into(),
             log_start: LogPosition(self.log_end),
             roster: vec!["b".into()],
-            settings: vec![
-                setting("flushDiskType", "ASYNC_FLUSH"),
-                setting("fileReservedTimeMs", "259200000"),
-            ],
+            settings: self.settings.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
         })
     }
 
@@ -224,6 +227,26 @@ impl World {
         self.ordinal = 0;
         let recovered = Recovered { clean, queues, closed, unnamed_max, ..Default::default() };
         self.say(vec![Fact::Recovered(recovered), self.epoch()]);
+    }
+
+    /// Another member is promoted, whose log has so many messages of `orders`, the only topic with any.
+    pub(crate) fn promote(&mut self, member: &'static str, end: u64, unnamed_max: u64) {
+        self.settings.retain(|(name, _)| *name != EpochStarted::MEMBER);
+        self.settings.push((EpochStarted::MEMBER, member));
+        let closed = vec![(Incarnation([self.run; 16]), self.sequence)];
+        self.ends.insert(ORDERS, end);
+        self.log_end = 100 * end;
+        (self.run, self.sequence, self.ordinal) = (self.run + 1, 0, 0);
+        let log_end = LogPosition(self.log_end);
+        let queues = vec![(q(ORDERS), 0, end)];
+        let recovered = Recovered { queues, closed, log_end, unnamed_max, ..Default::default() };
+        self.say(vec![Fact::Recovered(recovered), self.epoch()]);
+    }
+
+    /// A replica has everything up to this message of `orders`.
+    pub(crate) fn replicated(&mut self, replica: &str, end: u64) {
+        let log_position = LogPosition(100 * end);
+        self.say(vec![Fact::Replicated { replica: replica.into(), log_position, durable: false }]);
     }
 
     /// A producer's report, through the evidence log.

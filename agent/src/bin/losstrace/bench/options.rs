@@ -70,13 +70,13 @@ pub(crate) enum Ids {
 /// Series of measurements that belong together.
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Preset {
-    /// Journal on and off in turn, SYNC and ASYNC: what tracking costs
+    /// Journal on and off in turn, SYNC and ASYNC, 64 producers on 64 connections and on one: what tracking costs
     JournalCost,
     /// 1, 16, 64 and 256 waiting producers under SYNC_FLUSH, beside the disk's own flush rate
     SyncFlush,
-    /// 64 waiting producers, 1 KiB, SYNC and ASYNC, both protocols
+    /// 64 waiting producers on 64 connections and on one, 1 KiB, SYNC and ASYNC, both protocols
     Headline,
-    /// Each edge beside a bare echo of its protocol: a server that reads requests, and answers
+    /// Each edge beside a bare echo of its protocol: a server that reads requests, and answers; 64 connections and one
     Echo,
 }
 
