@@ -49,7 +49,7 @@ pub const STAGES: [&str; 11] = [
     "expired",
 ];
 /// Every class of verdict.
-pub const VERDICTS: [&str; 21] = [
+pub const VERDICTS: [&str; 23] = [
     "never-stored",
     "send-refused",
     "send-unknown",
@@ -71,9 +71,11 @@ pub const VERDICTS: [&str; 21] = [
     "evidence-gap",
     "undecided",
     "not-replicated-at-failover",
+    "flush-lied",
+    "corrupted-at-rest",
 ];
 /// Those of them that say that messages are lost, now or soon.
-pub const LOSSES: [&str; 12] = [
+pub const LOSSES: [&str; 14] = [
     "never-stored",
     "stored-not-flushed-lost",
     "expired-before-consumption",
@@ -86,6 +88,8 @@ pub const LOSSES: [&str; 12] = [
     "filter-conflict",
     "offset-reused",
     "not-replicated-at-failover",
+    "flush-lied",
+    "corrupted-at-rest",
 ];
 /// States a verdict can reach.
 pub const STATES: [&str; 6] =
@@ -97,7 +101,7 @@ pub const DUPLICATE_CAUSES: [&str; 5] = ["producer_retry", "lease_expired", "nac
 /// What a power cut of the broker, or a fail-over, would take now.
 pub const RISKS: [&str; 3] = ["unflushed", "unanswered_durability", "unreplicated"];
 /// Settings and situations that can lose messages; the API's closed set.
-pub const FINDINGS: [&str; 10] = [
+pub const FINDINGS: [&str; 13] = [
     "async-flush",
     "single-copy",
     "not-durable-answers",
@@ -108,6 +112,9 @@ pub const FINDINGS: [&str; 10] = [
     "broadcast-group",
     "dead-letters-waiting",
     "unreplicated",
+    "sync-without-replicas",
+    "replicas-missing",
+    "async-replication",
 ];
 
 /// Why metrics could not be set up or shown.

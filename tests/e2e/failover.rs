@@ -86,7 +86,7 @@ fn check_told(agent: &AgentApi, gone: &BTreeSet<(u64, u64)>) -> Result<()> {
     let incidents = agent.incidents()?;
     for incident in &incidents {
         match incident.class.as_str() {
-            class::STORED_NOT_FLUSHED_LOST => {
+            class::NOT_REPLICATED_AT_FAILOVER => {
                 for (topic, queue, offsets) in agent.particulars(&incident.incident)?.ranges {
                     ensure!(topic == TOPIC, "{incident:?}");
                     told.extend(offsets.map(|offset| (queue, offset)));

@@ -39,12 +39,13 @@ pub(crate) const NEVER_ARRIVED: Act = Act { name: "report of a send that never a
 pub(crate) const OUT_OF_ATTEMPTS: Act = Act { name: "out of attempts", run: out_of_attempts };
 
 /// Faults of the machine; any order.
-pub(crate) const MACHINE: [Act; 5] = [
+pub(crate) const MACHINE: [Act; 6] = [
     Act { name: "power cut", run: power_cut },
     Act { name: "power cut, feed behind", run: power_cut_behind },
     Act { name: "kill", run: kill },
     Act { name: "bit flip below the flushed mark", run: bit_flip },
     Act { name: "slow flush", run: slow_flush },
+    Act { name: "flushes that keep nothing", run: flushes_lie },
 ];
 
 /// What ends a plan: these concern everything that lies about.
@@ -403,6 +404,21 @@ fn slow_flush(world: &mut World, name: &str) {
     }
     world.catch_up();
     world.flushing = true;
+    world.pass(SETTLE_MS);
+}
+
+/// The disk says that it flushed, and the broker says so too; then the power fails.
+fn flushes_lie(world: &mut World, name: &str) {
+    world.create(name, 1, 6);
+    world.send(Parcel::to(name, 0));
+    world.pass(1_000);
+    world.catch_up();
+    world.disk.set_faults(SimFaults { syncs_lie: true, ..SimFaults::default() });
+    let count = some(world);
+    world.send_many(Parcel::to(name, 0), count);
+    world.pass(1_000);
+    world.catch_up();
+    world.power_cut_of_a_liar();
     world.pass(SETTLE_MS);
 }
 

@@ -82,12 +82,14 @@ fn the_same_seed_gives_the_same_trace() {
 }
 
 /// Classes this simulation injects.
-const IN_SCOPE: [Class; 16] = [
+const IN_SCOPE: [Class; 18] = [
     Class::NeverStored,
     Class::SendRefused,
     Class::StoredThoughUnacked,
     Class::AnsweredNotDurable,
     Class::StoredNotFlushedLost,
+    Class::FlushLied,
+    Class::CorruptedAtRest,
     Class::ExpiredBeforeConsumption,
     Class::SkippedByOffsetReset,
     Class::AckedWithoutDelivery,

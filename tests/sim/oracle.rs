@@ -103,13 +103,29 @@ impl Oracle {
         gone
     }
 
-    /// Reads the log's bytes after a fault: what is missing was destroyed.
-    pub(crate) fn destroyed_by_crash(&mut self, disk: &SimDisk, run: u64) -> Vec<Unit> {
+    /// Reads the log's bytes after a fault: what is missing was destroyed, and must be told as this class.
+    pub(crate) fn destroyed_by(&mut self, class: Class, disk: &SimDisk, run: u64) -> Vec<Unit> {
         let gone = self.look(disk, run);
         for unit in gone.iter().filter(|unit| is_users(&unit.topic)) {
-            self.expect("", unit, Class::StoredNotFlushedLost);
+            self.expect("", unit, class);
         }
         self.destroyed.extend(gone.iter().cloned());
+        gone
+    }
+
+    /// The same after a disk had lied about its flushes: where the log ends before a message, its flush was not kept; what is
+    /// spoilt before the end looks like any spoilt record.
+    pub(crate) fn destroyed_by_lies(&mut self, disk: &SimDisk, run: u64) -> Vec<Unit> {
+        let place = |(path, at, _): &(std::path::PathBuf, u64, usize)| (path.clone(), *at);
+        let before: BTreeMap<_, _> =
+            self.bodies.iter().map(|(key, body)| (key.clone(), place(body))).collect();
+        let gone = self.destroyed_by(Class::FlushLied, disk, run);
+        let end = self.bodies.values().map(place).max();
+        for unit in gone.iter().filter(|unit| is_users(&unit.topic)) {
+            if before.get(&(unit.topic.clone(), unit.queue, unit.offset)) < end.as_ref() {
+                self.expect("", unit, Class::CorruptedAtRest);
+            }
+        }
         gone
     }
 

@@ -3,6 +3,7 @@
 
 use crate::oracle::Oracle;
 use crate::watcher::{Manner, Watcher};
+use agent::fold::class::Class;
 use broker::api::{ReplyFn, Request};
 use broker::config::{Config, FlushDiskType};
 use broker::core::{Core, CoreParts, FlushDone, FlushOrders};
@@ -14,7 +15,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use store::disk::{Disk, DiskSpace};
-use store::disk_sim::{SimDisk, SimRng};
+use store::disk_sim::{SimDisk, SimFaults, SimRng};
 
 /// The broker's name, and that of its source.
 pub(crate) const BROKER: &str = "b";
@@ -201,6 +202,22 @@ impl World {
         self.after_crash(true);
     }
 
+    /// The power fails after a disk had lied about its flushes; from then on it keeps what it syncs.
+    pub(crate) fn power_cut_of_a_liar(&mut self) {
+        let seed = self.rng.next_u64();
+        self.note(format_args!("power cut {seed:x} of a disk that lied"));
+        self.untold.push(self.elapsed_ms);
+        self.restart(|world| {
+            world.disk.power_cut(seed);
+            world.disk.set_faults(SimFaults::default());
+            world.boots += 1;
+            world.booted_ms = world.elapsed_ms;
+        });
+        let destroyed = self.oracle.destroyed_by_lies(&self.disk, self.run);
+        let count = destroyed.len();
+        self.note(format_args!("destroyed {count}"));
+    }
+
     /// One bit of a flushed record flips while the broker is down.
     pub(crate) fn flip_while_down(&mut self, path: &Path, at: u64, bit: u8) {
         self.note(format_args!("flip a bit of {} at {at}", path.display()));
@@ -210,7 +227,7 @@ impl World {
             world.disk.kill();
             assert!(world.disk.flip_bit(path, at, bit), "the file has that byte");
         });
-        let destroyed = self.oracle.destroyed_by_crash(&self.disk, self.run);
+        let destroyed = self.oracle.destroyed_by(Class::CorruptedAtRest, &self.disk, self.run);
         let count = destroyed.len();
         self.note(format_args!("destroyed {count}"));
     }
@@ -243,7 +260,7 @@ impl World {
     }
 
     fn after_crash(&mut self, power: bool) {
-        let destroyed = self.oracle.destroyed_by_crash(&self.disk, self.run);
+        let destroyed = self.oracle.destroyed_by(Class::StoredNotFlushedLost, &self.disk, self.run);
         let count = destroyed.len();
         self.note(format_args!("destroyed {count}"));
         if !self.heard_all {

@@ -48,6 +48,7 @@ pub mod class {
     pub const NEVER_STORED: &str = "never-stored";
     pub const OFFSET_REUSED: &str = "offset-reused";
     pub const STORED_NOT_FLUSHED_LOST: &str = "stored-not-flushed-lost";
+    pub const NOT_REPLICATED_AT_FAILOVER: &str = "not-replicated-at-failover";
     pub const UNDECIDED: &str = "undecided";
 }
 

@@ -21,7 +21,9 @@ use crate::fold::unflushed::UnflushedQueue;
 use lifecycle::clock::Now;
 use lifecycle::fact::{EpochStarted, Fact, TopicConfigured};
 use lifecycle::frame::Frame;
-use lifecycle::identity::{CopyReason, Incarnation, MessageIdentity, Name, QueueKey, TopicIncarnation};
+use lifecycle::identity::{
+    CopyReason, Incarnation, LogPosition, MessageIdentity, Name, QueueKey, TopicIncarnation,
+};
 use lifecycle::position::Position;
 use lifecycle::ranges::Ranges;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -171,6 +173,9 @@ pub struct BrokerBooks {
     pub queues: BTreeMap<QueueKey, Queue>,
     /// What a power cut would take.
     pub unflushed: UnflushedQueue,
+    /// Below this lie messages whose storing was not told (before a snapshot, in a gap): whether they are on disk is known once a
+    /// flush has reached it.
+    pub unheard_to: LogPosition,
     /// Ordinals answered before they were on disk, against the promise; until flushed.
     pub at_risk: Ranges,
     /// What replicas have, and what waits for them.
@@ -291,6 +296,9 @@ impl BrokerBooks {
         let applied = self.runs.get(&position.incarnation).map_or(0, |run| run.applied);
         if !frame.snapshot && position.sequence > applied + 1 {
             self.note_gap(position.incarnation, applied + 1, position.sequence - 1);
+        }
+        if frame.snapshot {
+            self.unheard_to = frame.facts.iter().filter_map(log_end).max().unwrap_or_default();
         }
         let stored_before = self.store.stored;
         for fact in &frame.facts {
@@ -501,6 +509,10 @@ fn member_of(frame: &Frame) -> Name {
         _ => None,
     };
     frame.facts.iter().rev().find_map(member).unwrap_or_else(|| "".into())
+}
+
+fn log_end(fact: &Fact) -> Option<LogPosition> {
+    if let Fact::Stored(stored) = fact { Some(stored.log_end) } else { None }
 }
 
 fn is_another(member: &str, next: &str) -> bool {

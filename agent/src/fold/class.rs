@@ -48,11 +48,15 @@ pub enum Class {
     Undecided = 20,
     /// Stored by a master, and not in the log of the member that was promoted in its place, which is not known to have had it.
     NotReplicatedAtFailover = 21,
+    /// The disk had said that it was flushed, and the recovered log ends before it.
+    FlushLied = 22,
+    /// Flushed, and its record was unreadable when the broker started.
+    CorruptedAtRest = 23,
 }
 
 impl Class {
     /// Every class, in the order of its number.
-    pub const ALL: [Class; 21] = [
+    pub const ALL: [Class; 23] = [
         Class::NeverStored,
         Class::SendRefused,
         Class::SendUnknown,
@@ -74,6 +78,8 @@ impl Class {
         Class::EvidenceGap,
         Class::Undecided,
         Class::NotReplicatedAtFailover,
+        Class::FlushLied,
+        Class::CorruptedAtRest,
     ];
 
     /// Its name in metrics, answers and logs.
@@ -100,6 +106,8 @@ impl Class {
             Class::EvidenceGap => "evidence-gap",
             Class::Undecided => "undecided",
             Class::NotReplicatedAtFailover => "not-replicated-at-failover",
+            Class::FlushLied => "flush-lied",
+            Class::CorruptedAtRest => "corrupted-at-rest",
         }
     }
 
@@ -111,6 +119,12 @@ impl Class {
     /// The class with this number in a row.
     pub fn from_u8(value: u8) -> Option<Self> {
         Class::ALL.into_iter().find(|class| *class as u8 == value)
+    }
+
+    /// Whether a recovery found that the store itself no longer has its messages.
+    pub fn is_of_store(self) -> bool {
+        use Class::*;
+        matches!(self, StoredNotFlushedLost | NotReplicatedAtFailover | FlushLied | CorruptedAtRest)
     }
 
     /// Whether its messages are lost (or will be); the others inform.
@@ -129,6 +143,8 @@ impl Class {
                 | Class::FilterConflict
                 | Class::OffsetReused
                 | Class::NotReplicatedAtFailover
+                | Class::FlushLied
+                | Class::CorruptedAtRest
         )
     }
 }
@@ -145,6 +161,6 @@ mod tests {
             assert_eq!(serde_json::to_string(&class).unwrap(), format!("\"{}\"", class.text()));
         }
         assert_eq!(Class::from_u8(0), None);
-        assert_eq!(Class::ALL.iter().filter(|class| class.is_loss()).count(), 12);
+        assert_eq!(Class::ALL.iter().filter(|class| class.is_loss()).count(), 14);
     }
 }

@@ -61,8 +61,16 @@ pub enum What {
         windows: Vec<Span>,
         clean: bool,
     },
-    /// These were stored by the last master, and the member that was promoted in its place never had them, as far as is known.
-    NotReplicated { closed_epoch: u64, member: Name, spans: Vec<Span>, named: Vec<NamedMessage> },
+    /// Recovery found these gone for another reason than that they had not been flushed: `class` says which. `member` is the one
+    /// that was promoted, if one was; `replicas` had said that they have all of it.
+    Taken {
+        class: Class,
+        closed_epoch: u64,
+        member: Name,
+        replicas: Vec<Name>,
+        spans: Vec<Span>,
+        named: Vec<NamedMessage>,
+    },
     /// Recovery took a copy: the broker must make it again, or its debt is lost.
     CopyLost { group: Name, copy: Span, parent: MessageIdentity, reason: CopyReason },
     /// A copy was stored (only told while some are missing).

@@ -72,6 +72,11 @@ impl Replication {
         self.on_disk = started.setting("replicaAck") == "flushed";
     }
 
+    /// Replicas that a send needs before it is answered OK.
+    pub fn others(&self) -> usize {
+        self.others
+    }
+
     /// Whether messages wait for replicas at all.
     pub fn is_expected(&self) -> bool {
         self.others > 0 || !self.replicas.is_empty()
@@ -191,6 +196,13 @@ impl Replication {
         self.flushed = log_end;
         self.before = log_end;
         while self.waiting.pop().is_some() {}
+    }
+
+    /// The replicas that have at least what enough of them have.
+    pub fn with_all_before(&self) -> impl Iterator<Item = &Name> {
+        let confirmed = self.confirmed();
+        let has = move |replica: &Replica| confirmed >= self.before && replica.received >= confirmed;
+        self.replicas.iter().filter(move |(_, replica)| has(replica)).map(|(name, _)| name)
     }
 
     /// What a replica is known to have; nothing: 0.

@@ -105,6 +105,24 @@ fn any_move() -> impl Strategy<Value = Fact> {
     })
 }
 
+fn any_epoch() -> impl Strategy<Value = Fact> {
+    let role = prop_oneof![Just("SYNC_MASTER"), Just("ASYNC_MASTER")];
+    (1u64..9, role, "[1-3]", "[xy]?").prop_map(|(number, role, in_sync, member)| {
+        let setting = |name: &str, value: &str| (Name::from(name), Name::from(value));
+        Fact::EpochStarted(EpochStarted {
+            epoch: Epoch { number, incarnation: Incarnation([number as u8; 16]) },
+            broker_name: "b".into(),
+            log_start: LogPosition(0),
+            roster: vec![],
+            settings: vec![
+                setting("brokerRole", role),
+                setting("inSyncReplicas", &in_sync),
+                setting(EpochStarted::MEMBER, &member),
+            ],
+        })
+    })
+}
+
 fn any_recovered() -> impl Strategy<Value = Fact> {
     (
         any::<bool>(),
@@ -112,13 +130,15 @@ fn any_recovered() -> impl Strategy<Value = Fact> {
         0u64..3,
         any_queue(),
         any_ranges(),
+        0u64..2_000,
     )
-        .prop_map(|(clean, queues, unnamed_max, bad_queue, bad)| {
+        .prop_map(|(clean, queues, unnamed_max, bad_queue, bad, log_end)| {
             let queues = queues.into_iter().map(|(queue, min, len)| (queue, min, min + len)).collect();
             Fact::Recovered(Recovered {
                 clean,
                 queues,
                 unnamed_max,
+                log_end: LogPosition(log_end),
                 bad: vec![(bad_queue, bad)],
                 ..Default::default()
             })
@@ -149,8 +169,9 @@ pub(crate) fn any_fact() -> impl Strategy<Value = Fact> {
         1 => (g(), "[mn]", "[xy]").prop_map(|(group, member, expression)| Fact::Subscribed {
             group, member: member.as_str().into(), topic: "a".into(), expression: expression.as_str().into(), version: 1 }),
         1 => (g(), "[mn]").prop_map(|(group, member)| Fact::MemberJoined { group, member: member.as_str().into(), model: ConsumeModel::Clustering }),
-        1 => (1u64..9).prop_map(|number| Fact::EpochStarted(EpochStarted {
-            epoch: Epoch { number, incarnation: Incarnation([number as u8; 16]) }, broker_name: "b".into(), log_start: LogPosition(0), roster: vec![], settings: vec![] })),
+        1 => any_epoch(),
+        2 => ("[xy]", 0u64..2_000, any::<bool>()).prop_map(|(replica, at, durable)| Fact::Replicated {
+            replica: replica.as_str().into(), log_position: LogPosition(at), durable }),
         1 => (1u64..4).prop_map(|topic| Fact::TopicDeleted { topic: TopicIncarnation(topic), actor: "".into() }),
         1 => g().prop_map(|group| Fact::GroupDeleted { group, actor: "".into() }),
         1 => (0u64..60).prop_map(|sequence| Fact::JournalFlushed { sequence }),

@@ -31,6 +31,19 @@ pub fn cause(books: Option<&BrokerBooks>, class: Class, epoch: u64, what: &What)
     };
     match class {
         Class::StoredNotFlushedLost => cause("store", setting("flushDiskType"), store_event(what)),
+        Class::FlushLied => cause(
+            "store",
+            setting("flushDiskType"),
+            format!("the disk had reported a flush that it did not keep when epoch {epoch} ended"),
+        ),
+        Class::CorruptedAtRest => cause(
+            "store",
+            String::new(),
+            format!(
+                "on disk in epoch {epoch}, and unreadable when the broker started again: a spoilt disk, or after a power cut a flush \
+                 that was not kept"
+            ),
+        ),
         Class::NotReplicatedAtFailover => {
             cause("replicate", setting("brokerRole"), promoted_event(books, epoch, what))
         }
@@ -112,7 +125,7 @@ fn store_event(what: &What) -> String {
 
 fn promoted_event(books: Option<&BrokerBooks>, epoch: u64, what: &What) -> String {
     let promoted = match what {
-        What::NotReplicated { member, .. } => Some(&**member),
+        What::Taken { member, .. } => Some(&**member),
         _ => books.and_then(|books| books.promoted_after(epoch)),
     };
     let last =

@@ -18,7 +18,7 @@ impl Judge {
                 self.evidence_gap(books, &event, (*incarnation, *from, *to))
             }
             What::StoreLost { .. } => self.stored_not_flushed_lost(books, &event),
-            What::NotReplicated { .. } => self.not_replicated_at_failover(books, &event),
+            What::Taken { .. } => self.taken_by_recovery(books, &event),
             What::CopyLost { group, copy, parent, reason } => {
                 self.copy_lost(books, &event, group, (*copy, *parent, *reason));
             }
@@ -125,11 +125,22 @@ impl Judge {
         self.undecided(books, event, (*closed_epoch, *unnamed), windows);
     }
 
-    fn not_replicated_at_failover(&mut self, books: &Books, event: &Event) {
-        let What::NotReplicated { closed_epoch, member, spans, named } = &event.what else { return };
-        let text = format!("{member} was promoted, and its log has nothing of these messages");
-        let class = Class::NotReplicatedAtFailover;
-        self.taken_from_store(books, event, (class, *closed_epoch), (spans, named, text));
+    fn taken_by_recovery(&mut self, books: &Books, event: &Event) {
+        let What::Taken { class, closed_epoch, member, replicas, spans, named } = &event.what else { return };
+        let text = match class {
+            Class::NotReplicatedAtFailover => {
+                format!("{member} was promoted, and its log has nothing of these messages")
+            }
+            Class::FlushLied => {
+                "these were told to be on disk, and the recovered log ends before them".to_owned()
+            }
+            _ => "these were told to be on disk, and their records are unreadable".to_owned(),
+        };
+        let text = match replicas.as_slice() {
+            [] => text,
+            _ => format!("{text}; replicas that said they have them: {}", replicas.join(", ")),
+        };
+        self.taken_from_store(books, event, (*class, *closed_epoch), (spans, named, text));
     }
 
     /// What a recovery took from the whole store; nothing of it is at risk any more.
@@ -416,8 +427,8 @@ pub(super) struct About<'a> {
 }
 
 pub(super) fn lost_key(class: Class, event: &Event, closed_epoch: u64) -> String {
-    let by = if class == Class::NotReplicatedAtFailover { "failover" } else { "store" };
-    format!("{by}-lost/{}/{closed_epoch}/{}", event.source, event.at.incarnation)
+    let kind = if class == Class::StoredNotFlushedLost { "store-lost" } else { class.text() };
+    format!("{kind}/{}/{closed_epoch}/{}", event.source, event.at.incarnation)
 }
 
 /// What to call a message that was taken when this epoch ended, as far as nothing else tells.

@@ -249,8 +249,7 @@ impl Judge {
 
     /// Whether a recovery is known to have taken the message.
     fn is_named_lost(&self, id: &str) -> bool {
-        let taken = [Class::StoredNotFlushedLost, Class::NotReplicatedAtFailover];
-        self.incidents().any(|i| taken.contains(&i.verdict.class) && i.names(id))
+        self.incidents().any(|i| i.verdict.class.is_of_store() && i.names(id))
     }
 
     /// The report names one of the messages that a recovery took unnamed.

@@ -33,7 +33,11 @@ fn level(class: Class, broker: &BrokerBooks) -> (&'static str, &'static str) {
         }
         Class::StoredThoughUnacked => ("exact", "the broker states answers it could not write"),
         Class::SendRefused => ("exact", "the broker states every refusal"),
-        Class::StoredNotFlushedLost | Class::NotReplicatedAtFailover => (
+        Class::CorruptedAtRest => (
+            "bounded",
+            "at the start of the broker, behind its last snapshot; older records are not read again before somebody wants them",
+        ),
+        class if class.is_of_store() => (
             "bounded",
             "by name for everything the agent has received; the rest within the stated reservation",
         ),

@@ -14,6 +14,13 @@ const NEAR_EXPIRY_SHARE: u64 = 4;
 /// Findings shown; the totals count everything.
 const FINDINGS_MAX: usize = 10_000;
 
+/// What a SYNC_MASTER alone is worth.
+pub const SYNC_ALONE: &str =
+    "in_sync_replicas is 1: SYNC_MASTER waits for nobody, and SEND_OK promises one copy";
+/// What replication behind the answer is worth.
+pub const ASYNC_REPLICATION: &str =
+    "sends are answered OK before a replica has them: a fail-over takes what had not arrived there";
+
 /// The whole report.
 pub fn exposure(books: &Books, judge: &Judge, now_wall_ms: u64) -> ExposureReport {
     let near_expiry_ms = judge.deadlines().near_expiry_ms;
@@ -75,6 +82,13 @@ pub fn remedy(finding: &str) -> &'static str {
         "unreplicated" => {
             "look at the replicas and the links to them; SYNC_MASTER, where a fail-over must take nothing"
         }
+        "sync-without-replicas" => {
+            "broker.in_sync_replicas of at least 2, and members or a replica that follows"
+        }
+        "replicas-missing" => "start the missing replicas, or look at the links to them",
+        "async-replication" => {
+            "broker_role = SYNC_MASTER, where a fail-over must not take what was answered OK"
+        }
         "no-group" => "start a consumer group, or stop sending there",
         "broadcast-group" => "clustering consumers, where a missed message matters",
         "filter-conflict" => {
@@ -104,18 +118,7 @@ fn broker_findings(broker: &BrokerBooks, report: &mut ExposureReport) {
             ..finding(broker, "async-flush", "warning", ("", "", broker.unflushed.counted()))
         });
     }
-    if broker.replication.replicas.is_empty() {
-        report.findings.push(ExposureFinding {
-            setting: format!("brokerRole={}", broker.setting(broker.epoch, "brokerRole")),
-            text: "one copy only, as far as is known: a lost disk takes every message".to_owned(),
-            ..finding(
-                broker,
-                "single-copy",
-                "warning",
-                ("", "", broker.queues.values().map(|q| q.max - q.min).sum()),
-            )
-        });
-    }
+    replication_findings(broker, report);
     if broker.not_durable() > 0 {
         report.findings.push(ExposureFinding {
             text: "answered with less than the promised durability, and still not on disk, or not with enough replicas"
@@ -123,14 +126,41 @@ fn broker_findings(broker: &BrokerBooks, report: &mut ExposureReport) {
             ..finding(broker, "not-durable-answers", "critical", ("", "", broker.not_durable()))
         });
     }
+}
+
+/// What replication promises here, and whether it can keep it.
+fn replication_findings(broker: &BrokerBooks, report: &mut ExposureReport) {
+    let role = broker.setting(broker.epoch, "brokerRole");
+    let setting = format!("brokerRole={role}");
+    let stored = || broker.queues.values().map(|q| q.max - q.min).sum();
+    let mut find = |name: &str, severity: &str, messages: u64, text: &str| {
+        let (setting, text) = (setting.clone(), text.to_owned());
+        report.findings.push(ExposureFinding {
+            setting,
+            text,
+            ..finding(broker, name, severity, ("", "", messages))
+        });
+    };
+    let replicas = broker.replication.replicas.len();
+    if replicas == 0 {
+        let text = "one copy only, as far as is known: a lost disk takes every message";
+        find("single-copy", "warning", stored(), text);
+    }
+    if role == "SYNC_MASTER" && broker.replication.others() == 0 {
+        find("sync-without-replicas", "critical", 0, SYNC_ALONE);
+    }
+    if replicas < broker.replication.others() {
+        let text = "fewer replicas follow than a send needs to be answered OK";
+        find("replicas-missing", "critical", 0, text);
+    }
+    if role == "ASYNC_MASTER" && replicas > 0 {
+        find("async-replication", "warning", 0, ASYNC_REPLICATION);
+    }
     let unreplicated = broker.replication.waiting.counted();
     if unreplicated > 0 {
-        report.findings.push(ExposureFinding {
-            setting: format!("brokerRole={}", broker.setting(broker.epoch, "brokerRole")),
-            text: "on the master's disk, and not known to be with enough replicas: a fail-over now would take them"
-                .to_owned(),
-            ..finding(broker, "unreplicated", "warning", ("", "", unreplicated))
-        });
+        let text =
+            "on the master's disk, and not known to be with enough replicas: a fail-over now would take them";
+        find("unreplicated", "warning", unreplicated, text);
     }
 }
 

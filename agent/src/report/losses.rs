@@ -118,6 +118,14 @@ fn next_steps(verdict: &Verdict) -> Vec<String> {
             "send the named messages again from their producers' records",
             "set flushDiskType=SYNC_FLUSH for topics that must not lose messages",
         ],
+        Class::FlushLied => &[
+            "do not trust this disk: look for a volatile write cache, or a controller or hypervisor that ignores flushes",
+            "send the messages again from their producers' records, or take them from a replica",
+        ],
+        Class::CorruptedAtRest => &[
+            "look at the disk's health; the damaged log file is kept",
+            "send the messages again from their producers' records, or take them from a replica",
+        ],
         Class::NotReplicatedAtFailover => &[
             "keep the old master's disk: when it comes back it puts these messages into a file below its survivors folder",
             "send the named messages again from their producers' records",

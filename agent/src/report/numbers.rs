@@ -56,7 +56,7 @@ pub struct Numbers {
 }
 
 /// Findings, a closed set.
-pub const FINDINGS: [&str; 10] = [
+pub const FINDINGS: [&str; 13] = [
     "async-flush",
     "single-copy",
     "not-durable-answers",
@@ -67,6 +67,9 @@ pub const FINDINGS: [&str; 10] = [
     "broadcast-group",
     "dead-letters-waiting",
     "unreplicated",
+    "sync-without-replicas",
+    "replicas-missing",
+    "async-replication",
 ];
 
 /// Takes the numbers.

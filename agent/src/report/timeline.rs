@@ -126,6 +126,12 @@ fn store_stages(broker: &BrokerBooks, at: MessageIdentity, loss: Option<&Verdict
                 let text = "the member that was promoted is not known to have had it";
                 stage("replicated", "no", None, text.to_owned())
             }
+            Class::FlushLied => {
+                stage("flushed", "no", None, "the disk had said so, and had not kept it".to_owned())
+            }
+            Class::CorruptedAtRest => {
+                stage("flushed", "yes", None, "on the broker's disk, and later unreadable there".to_owned())
+            }
             _ => stage("flushed", "no", None, "it was not on disk when the epoch ended".to_owned()),
         });
         let mut lost = stage("lost", "yes", Some(verdict.event_wall_ms), verdict.cause.event.clone());

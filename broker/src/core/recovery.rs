@@ -172,6 +172,14 @@ impl Core {
             self.state_its_epoch(&record, &epochs);
             self.state_again(record);
         }
+        if scan.end < flushed && !was_replica {
+            tracing::error!(
+                end = scan.end.0,
+                flushed = flushed.0,
+                "the log ends before what the disk had said it had flushed"
+            );
+        }
+        self.flush.cut(scan.end);
         // the master this copy was of may have had more on its disk
         let flushed = if was_replica { flushed.min(scan.end) } else { flushed };
         let mut queues = Vec::new();

@@ -7,7 +7,8 @@ use lifecycle::identity::CopyReason;
 impl State {
     pub(super) fn recovered(&mut self, recovered: &Recovered) {
         self.log_end = recovered.log_end;
-        self.flushed = recovered.flushed;
+        // a disk that did not keep what it had flushed: what is stored above the end from now on is not on it yet
+        self.flushed = recovered.flushed.min(recovered.log_end);
         for (queue, min_offset, end) in &recovered.queues {
             let bounds = self.queues.entry(*queue).or_default();
             bounds.min_offset = *min_offset;

@@ -57,6 +57,8 @@ pub struct SimFaults {
     pub no_space_after_bytes: Option<u64>,
     /// This many syncs succeed, the next one fails, and what it should have kept stays volatile.
     pub fail_sync_after: Option<u64>,
+    /// Syncs succeed, and keep nothing: a disk, or a controller, that lies.
+    pub syncs_lie: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -478,8 +480,9 @@ impl DiskFile for SimFile {
             failing = *left == 0;
             *left = left.saturating_sub(1);
         }
+        let lies = state.faults.syncs_lie;
         let inode = self.inode(&mut state, Op::Sync)?;
-        inode.sync(failing);
+        inode.sync(failing || lies);
         if failing {
             return Err(self.fail(Op::Sync, 0, ErrorKind::Io(EIO)));
         }

@@ -1,9 +1,9 @@
 //! Owns what a configuration promises and cannot keep, without a broker that runs. What a running one shows besides is the agent's to say.
 
 use crate::config::Settings;
-use agent::report::exposure::remedy;
+use agent::report::exposure::{ASYNC_REPLICATION, SYNC_ALONE, remedy};
 use agent::report::views::ExposureFinding;
-use broker::config::FlushDiskType;
+use broker::config::{BrokerRole, FlushDiskType};
 use std::net::SocketAddr;
 
 /// A consumer that is down for a night and a morning must find its messages still there.
@@ -35,8 +35,18 @@ pub(crate) fn of_configuration(settings: &Settings) -> Vec<ExposureFinding> {
         let setting = format!("broker.flush_disk_type={}", broker.flush_disk_type.text());
         found.push(finding("async-flush", "warning", setting, text));
     }
-    let text = "one copy only: a lost disk takes every message, whatever SEND_OK said";
-    found.push(finding("single-copy", "warning", String::new(), text));
+    if broker.members.is_empty() && settings.listen.replication.is_none() {
+        let text = "one copy only: a lost disk takes every message, whatever SEND_OK said";
+        found.push(finding("single-copy", "warning", String::new(), text));
+    }
+    if broker.broker_role == BrokerRole::SyncMaster && broker.in_sync_replicas == 1 {
+        let setting = "broker.in_sync_replicas=1".to_owned();
+        found.push(finding("sync-without-replicas", "critical", setting, SYNC_ALONE));
+    }
+    if broker.broker_role == BrokerRole::AsyncMaster && !broker.members.is_empty() {
+        let setting = "broker.broker_role=ASYNC_MASTER".to_owned();
+        found.push(finding("async-replication", "warning", setting, ASYNC_REPLICATION));
+    }
     let text =
         "losstrace up keeps the evidence on the broker's disk: what destroys the one takes the other too";
     found.push(finding("shared-disk", "warning", format!("data_dir={}", settings.data_dir.display()), text));
@@ -62,7 +72,7 @@ pub(crate) fn of_configuration(settings: &Settings) -> Vec<ExposureFinding> {
 
 fn open_doors(settings: &Settings) -> impl Iterator<Item = (&'static str, SocketAddr)> {
     let listen = &settings.listen;
-    let doors = [
+    let mut doors = vec![
         ("name_server", listen.name_server),
         ("remoting", listen.remoting),
         ("grpc", listen.grpc),
@@ -70,6 +80,7 @@ fn open_doors(settings: &Settings) -> impl Iterator<Item = (&'static str, Socket
         ("broker_http", listen.broker_http),
         ("feed", listen.feed),
     ];
+    doors.extend(listen.replication.map(|address| ("replication", address)));
     doors.into_iter().filter(|(_, address)| !address.ip().is_loopback())
 }
 
@@ -94,6 +105,18 @@ mod tests {
             settings.broker.auto_create_topics = false;
         };
         assert_eq!(found(strict), ["single-copy", "shared-disk"]);
+        let member = SocketAddr::from(([127, 0, 0, 1], 10912));
+        let group = |settings: &mut Settings| {
+            strict(settings);
+            settings.broker.members = vec![member];
+        };
+        assert_eq!(found(group), ["shared-disk", "async-replication"]);
+        let alone = |settings: &mut Settings| {
+            strict(settings);
+            settings.listen.replication = Some(member);
+            (settings.broker.broker_role, settings.broker.in_sync_replicas) = (BrokerRole::SyncMaster, 1);
+        };
+        assert_eq!(found(alone), ["shared-disk", "sync-without-replicas"]);
         let careless = |settings: &mut Settings| {
             settings.broker.journal = false;
             settings.broker.retry_max = 0;

@@ -1,13 +1,15 @@
 //! Owns what the broker's books do when a new run says what recovery kept. What lies at or above a recovered end is gone: by
 //! name where we had heard the names, by range where we had heard the offsets, else within the stated bound.
 
+use super::replicating::Gone;
 use super::{BrokerBooks, EPOCHS_MAX, MISSING_COPIES_MAX, UnnamedWindow};
+use crate::fold::class::Class;
 use crate::fold::event::{EVENT_IDS_MAX, NamedMessage, Span, What};
 use crate::fold::group_queue::GroupQueue;
 use crate::fold::timers::Timer;
 use crate::fold::unflushed::{UnflushedCopy, name_messages};
 use lifecycle::fact::Recovered;
-use lifecycle::identity::{CopyReason, Incarnation, Name, QueueKey};
+use lifecycle::identity::{CopyReason, Incarnation, LogPosition, Name, QueueKey};
 use lifecycle::ranges::Ranges;
 use std::collections::BTreeMap;
 
@@ -26,7 +28,8 @@ impl BrokerBooks {
         let cuts = self.cuts(recovered, unnamed > 0);
         let closed_epoch = self.epoch;
         let copies = self.take_lost_copies(&cuts);
-        let mut spans = Vec::new();
+        let before = self.before_recovery(recovered, promoted);
+        let (mut tail, mut bad) = (Gone::default(), Gone::default());
         let mut windows = Vec::new();
         let mut lost: BTreeMap<QueueKey, Ranges> = BTreeMap::new();
         for (key, (min, end)) in &cuts {
@@ -53,7 +56,7 @@ impl BrokerBooks {
                 self.store.lost += silent.missing(*a, *b).len();
                 silent.union(&remade);
                 for (from, to) in silent.missing(*a, *b).iter() {
-                    spans.push(Span { queue: *key, from, to, epoch: *epoch });
+                    tail.spans.push(Span { queue: *key, from, to, epoch: *epoch });
                     lost.entry(*key).or_default().insert(from, to);
                 }
                 silent = queue.bad.clone();
@@ -63,19 +66,26 @@ impl BrokerBooks {
         for (key, ranges) in &recovered.bad {
             for (from, to, epoch) in self.bad_records(*key, ranges) {
                 self.store.lost += to - from;
-                spans.push(Span { queue: *key, from, to, epoch });
+                bad.spans.push(Span { queue: *key, from, to, epoch });
                 lost.entry(*key).or_default().insert(from, to);
             }
         }
-        let unreceived = self.unreceived_by(promoted);
-        let mut named = self.take_unflushed(&lost);
-        self.replication.cut(recovered.log_end, &lost);
+        tail.named = self.take_unflushed(&lost);
         if !lost.is_empty() {
             self.recent.clear();
         }
-        self.not_replicated(promoted, recovered, (&mut spans, &mut named), &unreceived);
+        if !before.promoted.is_empty() {
+            self.not_replicated(recovered, &mut tail, &before);
+        }
+        let ends_early = if before.lied { Class::FlushLied } else { Class::CorruptedAtRest };
+        self.flushed_and_gone(ends_early, &mut tail, &before);
+        self.flushed_and_gone(Class::CorruptedAtRest, &mut bad, &before);
+        self.replication.cut(recovered.log_end, &lost);
+        self.unheard_to = LogPosition::default();
+        let lost = tail.len() + bad.len();
+        let Gone { mut spans, named } = tail;
+        spans.append(&mut bad.spans);
         // what recovery kept is on disk, the rest is lost
-        let lost: u64 = spans.iter().map(|span| span.to - span.from).sum();
         let flushed = self.store.stored.saturating_sub(self.store.lost);
         self.totals.flushed += flushed.saturating_sub(self.store.flushed);
         self.store.flushed = flushed;

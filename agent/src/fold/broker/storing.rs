@@ -14,8 +14,12 @@ impl BrokerBooks {
     pub(super) fn stored(&mut self, stored: &Stored) {
         let epoch = self.epoch;
         let mut counted = 0;
+        let known = self.store.stored;
         for run in &stored.runs {
             counted += self.stored_run(run, epoch, stored.store_wall_ms);
+        }
+        if self.store.stored - known > counted {
+            self.unheard_to = stored.log_end;
         }
         self.totals.stored += stored.count();
         self.unflushed.push(stored, counted);

@@ -13,7 +13,7 @@ use crate::fold::slots::Slots;
 use crate::fold::timers::{TIMER_WINDOW, Timer};
 use crate::fold::unflushed::{Unflushed, UnflushedQueue};
 use lifecycle::fact::{EpochStarted, TopicConfigured};
-use lifecycle::identity::{CopyReason, Incarnation, Name, QueueKey, TopicIncarnation};
+use lifecycle::identity::{CopyReason, Incarnation, LogPosition, Name, QueueKey, TopicIncarnation};
 use lifecycle::varint::{Reader, put_varint};
 use std::collections::BTreeSet;
 
@@ -109,7 +109,7 @@ impl BrokerBooks {
         (self.epoch, (self.now.mono_ms, self.now.wall_ms)).put(out);
         (self.answered_end, (self.gap_count, (self.reserved_messages, self.unnamed))).put(out);
         (self.store.stored, (self.store.flushed, self.store.lost)).put(out);
-        (self.unflushed.unnamed, self.unflushed.first_number).put(out);
+        (self.unflushed.unnamed, (self.unflushed.first_number, self.unheard_to.0)).put(out);
         self.totals.put(out);
         self.at_risk.put(out);
         self.above_flush.iter().copied().collect::<Vec<_>>().put(out);
@@ -130,7 +130,9 @@ impl BrokerBooks {
         (self.epoch, (self.now.mono_ms, self.now.wall_ms)) = Row::get(row)?;
         (self.answered_end, (self.gap_count, (self.reserved_messages, self.unnamed))) = Row::get(row)?;
         (self.store.stored, (self.store.flushed, self.store.lost)) = Row::get(row)?;
-        (self.unflushed.unnamed, self.unflushed.first_number) = Row::get(row)?;
+        let unheard_to;
+        (self.unflushed.unnamed, (self.unflushed.first_number, unheard_to)) = Row::get(row)?;
+        self.unheard_to = LogPosition(unheard_to);
         self.totals = Row::get(row)?;
         self.at_risk = Row::get(row)?;
         self.above_flush = Vec::get(row)?.into();
@@ -235,9 +237,8 @@ impl BrokerBooks {
     }
 
     fn save_replication(&mut self, name: &Name, saved: &mut Saved, out: &mut Vec<RowChange>) {
-        let kept = self.replication.is_expected() || !self.replication.risks.is_empty();
-        let bytes = kept.then(|| encode(|bytes| self.replication.put(bytes)));
-        saved.save(Key::new(Kind::Replication, name).0, bytes.as_deref(), out);
+        let bytes = encode(|bytes| self.replication.put(bytes));
+        saved.save(Key::new(Kind::Replication, name).0, Some(&bytes), out);
     }
 
     pub(super) fn restore(

@@ -169,3 +169,62 @@ fn frames_above_the_readable_journal_are_counted_against_the_unnamed() {
     let lost = w2.verdicts().into_iter().find(|v| v.class == Class::StoredNotFlushedLost).unwrap();
     assert_eq!(lost.ids.len(), 4);
 }
+
+/// Three messages on disk, two more that are not; then the queue ends at `end` and the log at `log_end`, and these are unreadable.
+fn recovered_otherwise(
+    end: u64,
+    log_end: u64,
+    bad: &[(u64, u64)],
+) -> Vec<(Class, Vec<(u64, u64, u64, u64)>)> {
+    let mut w = World::new();
+    w.send(3);
+    w.flush();
+    w.send(2);
+    let mut unreadable = lifecycle::ranges::Ranges::new();
+    bad.iter().for_each(|(from, to)| unreadable.insert(*from, *to));
+    let recovered = Recovered {
+        log_end: LogPosition(log_end),
+        queues: vec![(q(ORDERS), 0, end)],
+        bad: vec![(q(ORDERS), unreadable)],
+        ..Default::default()
+    };
+    w.begin_run(recovered);
+    w.verdicts().into_iter().filter(|v| v.class.is_loss()).map(|v| (v.class, spans(v))).collect()
+}
+
+#[test]
+fn what_a_disk_did_not_keep_is_told_by_what_it_had_said() {
+    use Class::{CorruptedAtRest, FlushLied, StoredNotFlushedLost};
+    // an honest disk
+    assert_eq!(recovered_otherwise(3, 300, &[]), [(StoredNotFlushedLost, vec![(ORDERS, 3, 5, 1)])]);
+    // one that had reported a flush it did not keep
+    let lied = recovered_otherwise(1, 100, &[]);
+    assert_eq!(lied, [(FlushLied, vec![(ORDERS, 1, 3, 1)]), (StoredNotFlushedLost, vec![(ORDERS, 3, 5, 1)])]);
+    // the log is there, its last record on disk is not readable
+    let spoilt = recovered_otherwise(2, 300, &[]);
+    assert_eq!(
+        spoilt,
+        [(CorruptedAtRest, vec![(ORDERS, 2, 3, 1)]), (StoredNotFlushedLost, vec![(ORDERS, 3, 5, 1)])]
+    );
+    // one in the middle, and one that the power cut wrote out of order
+    let torn = recovered_otherwise(5, 500, &[(1, 2), (3, 4)]);
+    assert_eq!(
+        torn,
+        [(CorruptedAtRest, vec![(ORDERS, 1, 2, 1)]), (StoredNotFlushedLost, vec![(ORDERS, 3, 4, 1)])]
+    );
+}
+
+#[test]
+fn whether_it_was_flushed_is_no_guess_where_its_storing_was_not_told() {
+    let mut w = World::new();
+    w.send(1);
+    w.flush();
+    // a frame that told of two more was lost; the next one shows that they are there
+    w.stored(ORDERS, StoredKind::Produced, 2);
+    w.lose_next_frame();
+    w.send(1);
+    w.restart(false, &[(ORDERS, 1)], 0);
+    let lost: Vec<_> = w.verdicts().into_iter().filter(|v| v.class.is_loss()).collect();
+    let told: Vec<_> = lost.iter().map(|v| (v.class, spans(v))).collect();
+    assert_eq!(told, [(Class::StoredNotFlushedLost, vec![(ORDERS, 1, 4, 1)])]);
+}

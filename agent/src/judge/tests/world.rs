@@ -50,6 +50,7 @@ pub(crate) struct World {
     pub(crate) log_end: u64,
     named: u64,
     settings: Vec<(&'static str, &'static str)>,
+    flushed: u64,
 }
 
 impl World {
@@ -75,6 +76,7 @@ impl World {
             log_end: 0,
             named: 0,
             settings: settings.to_vec(),
+            flushed: 0,
         };
         let mut facts = vec![Fact::Recovered(Recovered { clean: true, ..Default::default() }), world.epoch()];
         for (topic, name) in
@@ -171,6 +173,7 @@ impl World {
 
     pub(crate) fn flush(&mut self) {
         let log_position = LogPosition(self.log_end);
+        self.flushed = self.log_end;
         self.say(vec![Fact::Flushed { log_position }]);
     }
 
@@ -225,22 +228,27 @@ impl World {
         self.run += 1;
         self.sequence = 0;
         self.ordinal = 0;
-        let recovered = Recovered { clean, queues, closed, unnamed_max, ..Default::default() };
+        let log_end = LogPosition(self.flushed);
+        let recovered = Recovered { clean, queues, closed, unnamed_max, log_end, ..Default::default() };
         self.say(vec![Fact::Recovered(recovered), self.epoch()]);
+    }
+
+    /// The broker starts again, and says this of what it found.
+    pub(crate) fn begin_run(&mut self, recovered: Recovered) {
+        let closed = vec![(Incarnation([self.run; 16]), self.sequence)];
+        (self.run, self.sequence, self.ordinal) = (self.run + 1, 0, 0);
+        self.say(vec![Fact::Recovered(Recovered { closed, ..recovered }), self.epoch()]);
     }
 
     /// Another member is promoted, whose log has so many messages of `orders`, the only topic with any.
     pub(crate) fn promote(&mut self, member: &'static str, end: u64, unnamed_max: u64) {
         self.settings.retain(|(name, _)| *name != EpochStarted::MEMBER);
         self.settings.push((EpochStarted::MEMBER, member));
-        let closed = vec![(Incarnation([self.run; 16]), self.sequence)];
         self.ends.insert(ORDERS, end);
         self.log_end = 100 * end;
-        (self.run, self.sequence, self.ordinal) = (self.run + 1, 0, 0);
         let log_end = LogPosition(self.log_end);
         let queues = vec![(q(ORDERS), 0, end)];
-        let recovered = Recovered { queues, closed, log_end, unnamed_max, ..Default::default() };
-        self.say(vec![Fact::Recovered(recovered), self.epoch()]);
+        self.begin_run(Recovered { queues, log_end, unnamed_max, ..Default::default() });
     }
 
     /// A replica has everything up to this message of `orders`.

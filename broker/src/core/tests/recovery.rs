@@ -4,6 +4,7 @@ use crate::config::Config;
 use lifecycle::fact::{ConsumeModel, Fact};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
+use store::disk_sim::SimFaults;
 
 fn stored_ids(bench: &Bench) -> BTreeSet<String> {
     let mut out = BTreeSet::new();
@@ -221,4 +222,33 @@ fn an_idle_broker_says_what_time_it_is() {
     }
     let frames = head(&bench) - before;
     assert!((3..=5).contains(&frames), "{frames} frames in 20 s");
+}
+
+#[test]
+fn after_a_disk_that_lied_an_answer_waits_for_its_own_flush() {
+    let mut ended_early = 0;
+    for seed in 0..12 {
+        let mut bench = Bench::sync();
+        bench.send("t", "A").unwrap();
+        bench.disk.set_faults(SimFaults { syncs_lie: true, ..SimFaults::default() });
+        for id in ["B", "C", "D"] {
+            bench.send("t", id).unwrap();
+        }
+        // the journal, which says that they were flushed, is on disk
+        bench.disk.set_faults(SimFaults::default());
+        bench.pass(1_000);
+        if bench.power_cut(seed).lost < 3 {
+            continue;
+        }
+        ended_early += 1;
+        bench.flushing = false;
+        let answer = bench.try_ask(|reply| Request::Send(message("t", "E", ""), reply));
+        assert!(answer.is_none(), "answered before any flush: {answer:?}");
+        bench.flushing = true;
+        bench.send("t", "F").unwrap();
+        bench.power_cut(seed);
+        let kept = readable(&mut bench, "t");
+        assert!(["A", "E", "F"].iter().all(|id| kept.contains(*id)), "{kept:?}");
+    }
+    assert!(ended_early > 0, "no seed took what the disk had lied about");
 }
