@@ -383,9 +383,9 @@ fn flip(world: &mut World, name: &str, first: u64) {
     world.catch_up();
     scan(world);
     let offset = if first == 0 { 0 } else { first + world.rng.below(count - first) };
-    let (path, at, len) = world.oracle.bodies[&(name.to_owned(), 0, offset)].clone();
-    let (at, bit) = (at + world.rng.below(len as u64), world.rng.below(8) as u8);
-    world.flip_while_down(&path, at, bit);
+    let record = world.oracle.records[&(name.to_owned(), 0, offset)].clone();
+    let (at, bit) = (record.body_at + world.rng.below(record.body_len), world.rng.below(8) as u8);
+    world.flip_while_down(&record.path, at, bit);
     world.pass(SETTLE_MS);
 }
 

@@ -4,7 +4,9 @@
 use agent::fold::class::Class;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Formatter};
-use std::path::Path;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use store::commit_log::HEADER_LEN;
 use store::disk::{Disk, OpenMode};
 use store::disk_sim::SimDisk;
 use wire::message::{MAGIC_V1, StoredMessage};
@@ -55,8 +57,23 @@ pub(crate) struct Oracle {
     /// How often each fault and control was injected.
     pub(crate) injected: BTreeMap<&'static str, u64>,
     next_id: u64,
-    /// Where each present record's body begins: file, offset, length.
-    pub(crate) bodies: BTreeMap<(String, u32, u64), (std::path::PathBuf, u64, usize)>,
+    /// Where each present record is.
+    pub(crate) records: BTreeMap<(String, u32, u64), Record>,
+    /// Every record ever seen before a fault, with its header, as a hash of its bytes.
+    whole: BTreeSet<u64>,
+    /// What a fault made of others.
+    torn: BTreeSet<u64>,
+}
+
+/// A record in a file of the log.
+#[derive(Debug, Clone)]
+pub(crate) struct Record {
+    pub(crate) path: PathBuf,
+    /// Where its body begins, and how long that is.
+    pub(crate) body_at: u64,
+    pub(crate) body_len: u64,
+    /// Where the record ends.
+    pub(crate) end: u64,
 }
 
 /// Whether clients name the topic themselves (the others hold the broker's own copies).
@@ -98,14 +115,14 @@ impl Oracle {
 
     /// Reads the log's bytes while nothing was destroyed: what is missing was deleted by retention. Returns that.
     pub(crate) fn scan(&mut self, disk: &SimDisk, run: u64) -> Vec<Unit> {
-        let gone = self.look(disk, run);
+        let gone = self.look(disk, run, false);
         self.expired.extend(gone.iter().cloned());
         gone
     }
 
     /// Reads the log's bytes after a fault: what is missing was destroyed, and must be told as this class.
     pub(crate) fn destroyed_by(&mut self, class: Class, disk: &SimDisk, run: u64) -> Vec<Unit> {
-        let gone = self.look(disk, run);
+        let gone = self.look(disk, run, true);
         for unit in gone.iter().filter(|unit| is_users(&unit.topic)) {
             self.expect("", unit, class);
         }
@@ -113,28 +130,32 @@ impl Oracle {
         gone
     }
 
-    /// The same after a disk had lied about its flushes: where the log ends before a message, its flush was not kept; what is
-    /// spoilt before the end looks like any spoilt record.
+    /// The same after a disk had lied about its flushes. Where the log is shorter than what had been flushed, a flush was not kept;
+    /// what is unreadable within a log of full length, or before a later message of its queue, looks like any spoilt record.
     pub(crate) fn destroyed_by_lies(&mut self, disk: &SimDisk, run: u64) -> Vec<Unit> {
-        let place = |(path, at, _): &(std::path::PathBuf, u64, usize)| (path.clone(), *at);
-        let before: BTreeMap<_, _> =
-            self.bodies.iter().map(|(key, body)| (key.clone(), place(body))).collect();
+        let before = self.records.clone();
         let gone = self.destroyed_by(Class::FlushLied, disk, run);
-        let end = self.bodies.values().map(place).max();
+        let lens: BTreeMap<_, _> = disk.files().into_iter().collect();
+        let is_short = gone.iter().any(|unit| {
+            let record = &before[&(unit.topic.clone(), unit.queue, unit.offset)];
+            lens.get(&record.path).is_none_or(|len| record.end > *len)
+        });
         for unit in gone.iter().filter(|unit| is_users(&unit.topic)) {
-            if before.get(&(unit.topic.clone(), unit.queue, unit.offset)) < end.as_ref() {
+            let later =
+                (unit.topic.clone(), unit.queue, unit.offset)..(unit.topic.clone(), unit.queue, u64::MAX);
+            if !is_short || self.present.range(later).next().is_some() {
                 self.expect("", unit, Class::CorruptedAtRest);
             }
         }
         gone
     }
 
-    fn look(&mut self, disk: &SimDisk, run: u64) -> Vec<Unit> {
+    fn look(&mut self, disk: &SimDisk, run: u64, is_after_fault: bool) -> Vec<Unit> {
         let mut found = BTreeMap::new();
-        self.bodies.clear();
+        self.records.clear();
         for (path, len) in disk.files() {
             if path.starts_with(Path::new(crate::world::DATA).join("commitlog")) {
-                self.read_file(disk, (&path, len), &mut found);
+                self.read_file(disk, (&path, len), is_after_fault, &mut found);
             }
         }
         let mut gone = Vec::new();
@@ -155,10 +176,26 @@ impl Oracle {
         gone
     }
 
+    /// A fault makes no records: what was not seen before it is what is left of one.
+    fn is_whole(&mut self, bytes: &[u8], is_after_fault: bool) -> bool {
+        let mut hasher = DefaultHasher::new();
+        bytes.hash(&mut hasher);
+        let hash = hasher.finish();
+        if is_after_fault && !self.whole.contains(&hash) {
+            self.torn.insert(hash);
+        }
+        let is_whole = !self.torn.contains(&hash);
+        if is_whole {
+            self.whole.insert(hash);
+        }
+        is_whole
+    }
+
     fn read_file(
         &mut self,
         disk: &SimDisk,
         (path, len): (&Path, u64),
+        is_after_fault: bool,
         found: &mut BTreeMap<(String, u32, u64), String>,
     ) {
         let file = disk.open(path, OpenMode::Existing).expect("it was listed");
@@ -176,11 +213,13 @@ impl Oracle {
                 at += 1;
                 continue;
             };
-            if message.body_is_intact() {
+            let before = at.saturating_sub(HEADER_LEN);
+            if message.body_is_intact() && self.is_whole(&bytes[before..at + size], is_after_fault) {
                 let id = message.properties.get("UNIQ_KEY").unwrap_or_default().to_owned();
                 let key = (message.topic.to_owned(), message.queue_id as u32, message.queue_offset);
-                let body = message.body.as_ptr() as usize - bytes.as_ptr() as usize;
-                self.bodies.insert(key.clone(), (path.to_owned(), body as u64, message.body.len()));
+                let body_at = (message.body.as_ptr() as usize - bytes.as_ptr() as usize) as u64;
+                let (path, body_len, end) = (path.to_owned(), message.body.len() as u64, (at + size) as u64);
+                self.records.insert(key.clone(), Record { path, body_at, body_len, end });
                 found.insert(key, id);
             }
             at += size.max(1);
