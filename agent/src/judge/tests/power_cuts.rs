@@ -170,12 +170,11 @@ fn frames_above_the_readable_journal_are_counted_against_the_unnamed() {
     assert_eq!(lost.ids.len(), 4);
 }
 
+/// Topic, first offset, end, epoch.
+type Places = Vec<(u64, u64, u64, u64)>;
+
 /// Three messages on disk, two more that are not; then the queue ends at `end` and the log at `log_end`, and these are unreadable.
-fn recovered_otherwise(
-    end: u64,
-    log_end: u64,
-    bad: &[(u64, u64)],
-) -> Vec<(Class, Vec<(u64, u64, u64, u64)>)> {
+fn recovered_otherwise(end: u64, log_end: u64, bad: &[(u64, u64)]) -> Vec<(Class, Places)> {
     let mut w = World::new();
     w.send(3);
     w.flush();
