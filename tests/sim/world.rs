@@ -1,6 +1,7 @@
 //! Owns one simulated world: the production broker core on a simulated disk, the clocks, the agent, and what the clients saw. One
 //! thread; time passes only in [`World::turn`]. Never judges anything: checkers read it afterwards. Called by every act.
 
+use crate::cluster::{Group, GroupStart};
 use crate::oracle::Oracle;
 use crate::watcher::{Manner, Watcher};
 use broker::api::{ReplyFn, Request};
@@ -41,6 +42,8 @@ pub(crate) struct Start {
 pub(crate) struct World {
     pub(crate) disk: SimDisk,
     pub(crate) core: Option<Core>,
+    /// The members of a replica group; of the acting master, core and disk are the ones above.
+    pub(crate) group: Option<Group>,
     pub(crate) config: Config,
     pub(crate) rng: SimRng,
     pub(crate) agent: Watcher,
@@ -68,7 +71,7 @@ pub(crate) struct World {
     wall_step_ms: i64,
     orders: Vec<FlushOrders>,
     /// When the broker went down, the agent had read everything.
-    heard_all: bool,
+    pub(crate) heard_all: bool,
 }
 
 fn config(flush_disk_type: FlushDiskType) -> Config {
@@ -90,9 +93,24 @@ fn config(flush_disk_type: FlushDiskType) -> Config {
 
 impl World {
     pub(crate) fn new(start: Start) -> World {
-        let mut world = World {
+        let mut world = World::empty(start);
+        world.open();
+        world
+    }
+
+    /// A world in which a replica group is the broker.
+    pub(crate) fn with_members(start: Start, group: GroupStart) -> World {
+        let mut world = World::empty(start);
+        world.group = Some(Group::new(start.seed, group, &world.config));
+        world.open_group();
+        world
+    }
+
+    fn empty(start: Start) -> World {
+        World {
             disk: SimDisk::new(),
             core: None,
+            group: None,
             config: config(start.flush),
             rng: SimRng(start.seed),
             agent: Watcher::new(start.seed, start.manner),
@@ -112,9 +130,7 @@ impl World {
             wall_step_ms: 0,
             orders: Vec::new(),
             heard_all: true,
-        };
-        world.open();
-        world
+        }
     }
 
     /// The broker's clocks.
@@ -133,6 +149,11 @@ impl World {
 
     pub(crate) fn note(&mut self, line: std::fmt::Arguments<'_>) {
         writeln!(self.trace, "{} {line}", self.elapsed_ms).expect("text grows");
+    }
+
+    /// Whether an answer OK outlives what its settings say it outlives.
+    pub(crate) fn promises(&self) -> bool {
+        self.is_sync() || self.group.as_ref().is_some_and(Group::waits)
     }
 
     pub(crate) fn is_sync(&self) -> bool {
@@ -276,6 +297,10 @@ impl World {
 
     fn step(&mut self, ms: u64, mut requests: Vec<Request>) {
         self.elapsed_ms += ms;
+        if self.group.is_some() {
+            self.group_step(requests);
+            return self.agent_step();
+        }
         let now = self.now();
         let mut done = Vec::new();
         if self.flushing {
@@ -294,7 +319,8 @@ impl World {
 
     fn agent_step(&mut self) {
         let now = Now { mono_ms: self.elapsed_ms, wall_ms: self.now().wall_ms };
-        let said = self.agent.step(now, self.core.as_mut());
+        // a member that follows has no feed
+        let said = self.agent.step(now, self.core.as_mut().filter(|core| !core.is_slave()));
         for line in said {
             self.note(format_args!("agent: {line}"));
         }

@@ -1,0 +1,299 @@
+//! Owns the faults of a replica group: each act injects one kind and leaves the group whole again. What must follow comes from the
+//! scans of the disks and the clients' history, never from broker or agent.
+
+use super::checks::{check_survivor, ids_in, log_bytes, survivors};
+use crate::acts::Act;
+use crate::clients::{Parcel, Reader};
+use crate::oracle::is_users;
+use crate::world::World;
+use agent::fold::class::Class;
+use broker::api::StartPolicy;
+use broker::config::ReplicaAck;
+use broker::replication::epochs::common_position;
+use lifecycle::fact::ConsumeModel;
+use lifecycle::identity::LogPosition;
+use std::collections::BTreeSet;
+
+/// The class of what a master alone held when another one took over.
+pub(crate) const NOT_REPLICATED: Class = Class::StoredNotFlushedLost;
+/// Longer than any delay of feed and replication, and than a journal flush.
+const SETTLE_MS: u64 = 4_000;
+
+/// How the acting master ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Death {
+    Killed,
+    PowerCut,
+    /// It lives, and nobody hears it.
+    CutOff,
+    /// Machine and disk are gone; a new machine takes its place.
+    Destroyed,
+    /// With every other member at once.
+    AllPowerCut,
+}
+
+pub(super) const ALL: [Act; 7] = [
+    Act { name: "master killed", run: |world, name| fail_over(world, name, Death::Killed) },
+    Act { name: "master's power cut", run: |world, name| fail_over(world, name, Death::PowerCut) },
+    Act { name: "promoted while the master lives", run: |world, name| fail_over(world, name, Death::CutOff) },
+    Act { name: "master's disk destroyed", run: |world, name| fail_over(world, name, Death::Destroyed) },
+    Act { name: "power cut of every member", run: |world, name| fail_over(world, name, Death::AllPowerCut) },
+    Act { name: "replica killed", run: replica_killed },
+    Act { name: "replica dies between two effects", run: replica_dies_between_effects },
+];
+
+/// Faults of every group, and those that need a third member.
+pub(super) const SKELETON: Act = ALL[0];
+
+fn owed(world: &mut World, name: &str) -> String {
+    world.create(name, 1, 6);
+    let group = format!("g-{name}");
+    world.join(Reader::of(&group, name), ConsumeModel::Clustering, StartPolicy::First);
+    let count = 1 + world.rng.below(5);
+    world.send_many(Parcel::to(name, 0), count);
+    world.pass(1_000);
+    world.catch_up();
+    group
+}
+
+fn scan(world: &mut World) {
+    let (disk, run) = (world.disk.clone(), world.run);
+    world.oracle.scan(&disk, run);
+}
+
+/// Cuts some replicas off the master, some of the time, and says what happened.
+fn some_lag(world: &mut World) {
+    let acting = world.group().acting;
+    let how = match world.rng.below(4) {
+        0 => return,
+        1 => (true, true),
+        2 => (true, false),
+        _ => (false, true),
+    };
+    world.oracle.count(["link cut one way", "link cut both ways"][usize::from(how == (true, true))]);
+    world.note(format_args!("cut m{acting} {how:?}"));
+    world.with_group(|group, _| group.cut(acting, how));
+}
+
+fn fail_over(world: &mut World, name: &str, death: Death) {
+    let group = owed(world, name);
+    let old = world.group().acting;
+    let others: Vec<usize> = (0..world.group().members.len()).filter(|who| *who != old).collect();
+    let behind = world.rng.below(2) == 0;
+    world.agent.cut_off(behind);
+    some_lag(world);
+    for _ in 0..1 + world.rng.below(6) {
+        world.begin_send(Parcel::to(name, 0));
+        if world.rng.below(2) == 0 {
+            world.pass(50);
+        }
+    }
+    if !behind && world.rng.below(2) == 0 {
+        world.catch_up();
+    }
+    let had = kept(world, old);
+    end(world, old, death);
+    let to = others[world.rng.below(others.len() as u64) as usize];
+    if !world.stand(to, true) {
+        world.broken.push(format!("m{to} cannot become master with every other member there"));
+        return;
+    }
+    judge_loss(world, death);
+    world.agent.cut_off(false);
+    world.join(Reader::of(&group, name), ConsumeModel::Clustering, StartPolicy::First);
+    if death == Death::CutOff {
+        ask_old_master(world, old, name);
+    }
+    come_back(world, old, death, &had);
+    world.consume(Reader::of(&group, name), 1);
+    rest(world);
+}
+
+fn kept(world: &World, who: usize) -> BTreeSet<String> {
+    survivors(&world.group().members[who]).into_iter().map(|(name, _, _)| name).collect()
+}
+
+/// The master's part ends; what it holds then is written down.
+fn end(world: &mut World, old: usize, death: Death) {
+    scan(world);
+    let head = world.core.as_ref().map(|core| core.journal_head().0);
+    world.heard_all = head.is_none_or(|head| world.agent.has_read(head));
+    world.note(format_args!("m{old} ends"));
+    // what is lost with it may be what it had said of deliveries
+    let now_ms = world.elapsed_ms();
+    world.untold.push(now_ms);
+    let seeds: Vec<u64> = (0..world.group().members.len()).map(|_| world.rng.next_u64()).collect();
+    world.with_group(|group, now| {
+        match death {
+            Death::CutOff => return group.cut(old, (true, true)),
+            Death::Killed => group.members[old].kill(),
+            Death::PowerCut => group.members[old].power_cut(seeds[old]),
+            Death::Destroyed => {
+                group.members[old].kill();
+                group.members[old].is_gone = true;
+            }
+            Death::AllPowerCut => {
+                for (who, seed) in seeds.iter().enumerate() {
+                    group.members[who].power_cut(*seed);
+                    group.lost_member(who, now.mono_ms);
+                }
+            }
+        }
+        group.lost_member(old, now.mono_ms);
+        group.cut(old, (false, false));
+    });
+    world.agent.broker_gone(&mut world.rng);
+    if death == Death::AllPowerCut {
+        let count = seeds.len();
+        for who in (0..count).filter(|who| *who != old) {
+            world.start_member(who);
+        }
+        // its own start: a replica for now, whoever is elected
+        world.with_group(|group, now| {
+            let part = broker::replication::mastership::Part::Slave;
+            assert!(group.open(old, part, now), "it opens");
+        });
+    }
+}
+
+/// What the new master does not hold is gone for clients: the agent has to say so, and no promise may have covered it.
+fn judge_loss(world: &mut World, death: Death) {
+    let (disk, run) = (world.disk.clone(), world.run);
+    let destroyed = world.oracle.destroyed_by_crash(&disk, run);
+    for unit in destroyed.iter().filter(|unit| is_users(&unit.topic)) {
+        world.oracle.expect("", unit, NOT_REPLICATED);
+    }
+    let count = destroyed.len();
+    world.note(format_args!("destroyed {count}"));
+    if count > 0 {
+        world.oracle.count("something was not replicated");
+    }
+    if !world.heard_all {
+        world.unseen.extend(destroyed.iter().map(ToString::to_string));
+    }
+    let start = world.group().start;
+    let keeps = match death {
+        Death::AllPowerCut => world.group().waits() && world.is_sync() && start.ack == ReplicaAck::Flushed,
+        _ => world.group().waits(),
+    };
+    let wrong = world.oracle.lost_writes(&destroyed, |durable| durable && keeps);
+    world.broken.extend(wrong);
+}
+
+/// A client that still speaks to the old master gets no OK from it where replicas are waited for.
+fn ask_old_master(world: &mut World, old: usize, name: &str) {
+    let id = world.oracle.new_id();
+    let answer = world.ask_member(old, Parcel::to(name, 0), &id);
+    world.note(format_args!("the old master answers {answer:?}"));
+    let is_ok =
+        answer.is_some_and(|answer| answer.is_ok_and(|at| at[0].status == broker::api::SendStatus::Ok));
+    if is_ok && world.group().waits() {
+        world.broken.push(format!("two masters: m{old} confirmed {id} after another one was elected"));
+    }
+    world.oracle.count("sent to a master that lost");
+}
+
+/// The old master's folder is there again, or a new machine in its place.
+fn come_back(world: &mut World, old: usize, death: Death, had: &BTreeSet<String>) {
+    match death {
+        Death::CutOff => world.with_group(|group, now| {
+            // it is told by an operator, or started anew
+            group.members[old].kill();
+            group.lost_member(old, now.mono_ms);
+        }),
+        Death::Destroyed => world.with_group(|group, _| group.members[old].replace()),
+        _ => {}
+    }
+    world.with_group(|group, _| group.cut(old, (false, false)));
+    if death != Death::AllPowerCut {
+        world.start_member(old);
+    }
+    let alone = alone(world, old);
+    let lost = ids_in(&alone.1);
+    world.note(format_args!("m{old} alone holds {} bytes from {}: {lost:?}", alone.1.len(), alone.0.0));
+    if !lost.is_empty() {
+        world.oracle.count("survivor file");
+    }
+    world.pass(SETTLE_MS);
+    if death != Death::AllPowerCut && death != Death::Destroyed {
+        let wrong = check_survivor(had, alone, &world.group().members[old]);
+        world.broken.extend(wrong);
+    }
+}
+
+/// What a member holds above the place where its log parts from the master's.
+fn alone(world: &World, who: usize) -> (LogPosition, Vec<u8>) {
+    let member = &world.group().members[who];
+    let (Some(core), Some(master)) = (&member.core, &world.core) else { return (LogPosition(0), Vec::new()) };
+    let view = core.log_view();
+    let Ok(fork) = common_position(&master.log_view(), &view) else { return (view.end, Vec::new()) };
+    (fork, log_bytes(&member.disk, core, (fork, view.end)))
+}
+
+/// Until everybody has everything; then the copies are compared.
+pub(super) fn rest(world: &mut World) {
+    world.pass(SETTLE_MS);
+    let mut wrong = world.with_group(|group, _| group.differences());
+    for _ in 0..20 {
+        if wrong.is_empty() {
+            return;
+        }
+        world.pass(500);
+        wrong = world.with_group(|group, _| group.differences());
+    }
+    world.broken.extend(wrong);
+}
+
+fn a_replica(world: &mut World) -> usize {
+    let acting = world.group().acting;
+    let others: Vec<usize> = (0..world.group().members.len()).filter(|who| *who != acting).collect();
+    others[world.rng.below(others.len() as u64) as usize]
+}
+
+/// Nothing is lost by a replica's death: the master goes on, the replica catches up.
+fn replica_killed(world: &mut World, name: &str) {
+    let group = owed(world, name);
+    let who = a_replica(world);
+    let (power, seed) = (world.rng.below(2) == 0, world.rng.next_u64());
+    world.begin_send(Parcel::to(name, 0));
+    world.note(format_args!("m{who} dies, power cut {power}"));
+    world.with_group(|group, now| {
+        match power {
+            true => group.members[who].power_cut(seed),
+            false => group.members[who].kill(),
+        }
+        group.lost_member(who, now.mono_ms);
+    });
+    for _ in 0..world.rng.below(4) {
+        world.begin_send(Parcel::to(name, 0));
+    }
+    world.start_member(who);
+    rest(world);
+    world.consume(Reader::of(&group, name), 1);
+}
+
+/// The replica's disk dies after some further effect, wherever that is: in its log, its journal, a flush or a slot.
+fn replica_dies_between_effects(world: &mut World, name: &str) {
+    let group = owed(world, name);
+    let who = a_replica(world);
+    let after = world.rng.below(24);
+    world.note(format_args!("m{who} dies after {after} effects"));
+    world.with_group(|group, _| group.members[who].die_after(after));
+    for _ in 0..6 {
+        world.begin_send(Parcel::to(name, 0));
+        world.pass(100);
+    }
+    let died = world.with_group(|group, now| {
+        let died = group.members[who].core.is_none();
+        group.members[who].kill();
+        group.members[who].live_again();
+        group.lost_member(who, now.mono_ms);
+        died
+    });
+    if died {
+        world.oracle.count("died at an effect");
+    }
+    world.start_member(who);
+    rest(world);
+    world.consume(Reader::of(&group, name), 1);
+}

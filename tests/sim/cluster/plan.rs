@@ -1,0 +1,99 @@
+//! Owns the order of a group's run: company that must stay silent, and faults between, chosen by the seed. Called by the tests.
+
+use super::GroupStart;
+use super::faults::{ALL, SKELETON, rest};
+use crate::acts::Act;
+use crate::plan::{Outcome, begin, company, finish, shuffled, start};
+use crate::world::World;
+use broker::config::{BrokerRole, ReplicaAck};
+use std::collections::BTreeMap;
+use store::disk_sim::SimRng;
+
+/// Seeds of a run in CI.
+const SEEDS: u64 = 24;
+
+/// How a seed's group is set.
+fn group(seed: u64) -> GroupStart {
+    let mut rng = SimRng(seed ^ 0x6709);
+    let members = 2 + rng.below(2) as usize;
+    let role = if rng.below(3) == 0 { BrokerRole::AsyncMaster } else { BrokerRole::SyncMaster };
+    let in_sync = 2 + rng.below(members as u64 - 1) as u32;
+    let ack = if rng.below(2) == 0 { ReplicaAck::Received } else { ReplicaAck::Flushed };
+    GroupStart { members, role, in_sync, ack, delay_max_ms: rng.below(30) }
+}
+
+/// Every act in seeded order, and the first one again.
+fn acts(seed: u64) -> Vec<Act> {
+    let mut rng = SimRng(seed ^ 0x6AC7);
+    let mut acts = shuffled(&ALL, &mut rng);
+    acts.push(acts[0]);
+    acts
+}
+
+fn run(seed: u64, group: GroupStart, acts: &[Act]) -> Outcome {
+    let mut world = World::with_members(start(seed), group);
+    world.note(format_args!("{group:?} sync flush {}", world.is_sync()));
+    begin(&mut world);
+    for (number, act) in acts.iter().enumerate() {
+        world.note(format_args!("act: {}", act.name));
+        world.oracle.count(act.name);
+        (act.run)(&mut world, &format!("t{number}"));
+        company(&mut world);
+    }
+    rest(&mut world);
+    finish(world, seed)
+}
+
+fn seeds() -> Vec<u64> {
+    match crate::number("LOSSTRACE_SIM_SEED") {
+        Some(seed) => vec![seed],
+        None => (1..=crate::number("LOSSTRACE_SIM_SEEDS").unwrap_or(SEEDS)).collect(),
+    }
+}
+
+/// Two members; the master is killed, the other one promoted, the old master comes back as its replica.
+#[test]
+fn a_killed_master_is_replaced_and_returns() {
+    let mut failed = false;
+    for seed in seeds() {
+        let group = GroupStart { members: 2, in_sync: 2, ..group(seed) };
+        let outcome = run(seed, group, &[SKELETON]);
+        failed |= crate::show(&outcome, "a_killed_master_is_replaced_and_returns");
+    }
+    assert!(!failed);
+}
+
+#[test]
+fn one_seed_is_one_group_story() {
+    for seed in seeds().into_iter().take(2) {
+        let [first, second] = [(); 2].map(|()| run(seed, group(seed), &acts(seed)));
+        assert!(first.trace == second.trace, "seed {seed}: the traces differ");
+        assert_eq!(first.verdict_hash, second.verdict_hash);
+    }
+}
+
+#[test]
+fn every_fault_of_a_group_is_told_exactly() {
+    let mut injected: BTreeMap<&'static str, u64> = BTreeMap::new();
+    let mut matrix = crate::matrix::Matrix::default();
+    let (mut failed, mut messages) = (false, 0);
+    let seeds = seeds();
+    for seed in &seeds {
+        let outcome = run(*seed, group(*seed), &acts(*seed));
+        failed |= crate::show(&outcome, "every_fault_of_a_group_is_told_exactly");
+        messages += outcome.messages;
+        for (fault, count) in &outcome.injected {
+            *injected.entry(fault).or_default() += count;
+        }
+        matrix.merge(outcome.matrix);
+    }
+    println!("{} seeds, {messages} messages sent, faults: {injected:?}\n{matrix}", seeds.len());
+    assert!(!failed, "see above");
+    if seeds.len() > 1 {
+        let more =
+            ["link cut one way", "link cut both ways", "survivor file", "something was not replicated"];
+        for name in ALL.iter().map(|act| act.name).chain(more) {
+            assert!(injected.contains_key(name), "{name} never happened");
+        }
+    }
+}
