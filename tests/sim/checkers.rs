@@ -62,7 +62,10 @@ pub(crate) fn check(world: &mut World, matrix: &mut Matrix) -> Vec<String> {
         }
     }
     for (fate, classes) in &said.confirmed {
-        for class in classes.iter().filter(|_| !truth.contains_key(fate)) {
+        if truth.contains_key(fate) || world.may_be_said.contains(fate) {
+            continue;
+        }
+        for class in classes {
             matrix.add_invented(*class);
             wrong.push(format!("invented: {fate:?} said to be {}", class.text()));
         }

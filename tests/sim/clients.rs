@@ -132,6 +132,10 @@ impl World {
             Some(Err(_)) => sent.refused = true,
             _ => {}
         }
+        let is_less = |at: &[StoredAt]| at.iter().any(|at| at.status != SendStatus::Ok);
+        if self.group.is_some() && matches!(&answer, Some(Ok(at)) if is_less(at)) {
+            self.may_be_said.insert((String::new(), format!("at risk:{id}")));
+        }
         answer
     }
 
@@ -358,7 +362,7 @@ impl World {
 }
 
 /// Where an answer to a send comes.
-type SendSlot = std::sync::Arc<std::sync::Mutex<Option<Answer<Vec<StoredAt>>>>>;
+pub(crate) type SendSlot = std::sync::Arc<std::sync::Mutex<Option<Answer<Vec<StoredAt>>>>>;
 
 impl World {
     /// Sends, and looks for the answer later.

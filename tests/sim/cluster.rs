@@ -368,6 +368,8 @@ impl World {
             }
             opened
         });
+        // whoever read the feed of another member reads this one's now
+        self.agent.broker_gone(&mut self.rng);
         self.run = self.core.as_ref().map_or(self.run, Core::epoch_number);
         opened
     }

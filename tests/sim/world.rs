@@ -2,7 +2,7 @@
 //! thread; time passes only in [`World::turn`]. Never judges anything: checkers read it afterwards. Called by every act.
 
 use crate::cluster::{Group, GroupStart};
-use crate::oracle::Oracle;
+use crate::oracle::{Fate, Oracle};
 use crate::watcher::{Manner, Watcher};
 use broker::api::{ReplyFn, Request};
 use broker::config::{Config, FlushDiskType};
@@ -58,6 +58,8 @@ pub(crate) struct World {
     pub(crate) broken: Vec<String>,
     /// Destroyed before the agent had heard of it: there it may be undecided.
     pub(crate) unseen: BTreeSet<String>,
+    /// True, and the agent may have been kept from knowing: it need not say so.
+    pub(crate) may_be_said: BTreeSet<Fate>,
     /// A record in the log is spoilt.
     is_spoilt: bool,
     /// When evidence of deliveries was destroyed, elapsed ms.
@@ -120,6 +122,7 @@ impl World {
             trace: String::new(),
             broken: Vec::new(),
             unseen: BTreeSet::new(),
+            may_be_said: BTreeSet::new(),
             is_spoilt: false,
             untold: Vec::new(),
             may_be_read: BTreeMap::new(),

@@ -3,11 +3,11 @@
 
 use super::checks::{check_survivor, ids_in, log_bytes, survivors};
 use crate::acts::Act;
-use crate::clients::{Parcel, Reader};
+use crate::clients::{Parcel, Reader, SendSlot};
 use crate::oracle::is_users;
 use crate::world::World;
 use agent::fold::class::Class;
-use broker::api::StartPolicy;
+use broker::api::{SendStatus, StartPolicy};
 use broker::config::ReplicaAck;
 use broker::replication::epochs::common_position;
 use lifecycle::fact::ConsumeModel;
@@ -75,6 +75,42 @@ fn some_lag(world: &mut World) {
     world.with_group(|group, _| group.cut(acting, how));
 }
 
+/// Sends whose answers are looked for later.
+type Asked = Vec<(String, SendSlot)>;
+
+fn ask_some(world: &mut World, topic: &str, count: u64) -> Asked {
+    let mut asked = Asked::new();
+    for _ in 0..count {
+        asked.push(world.begin_send(Parcel::to(topic, 0)));
+        let passed = 50 * world.rng.below(3);
+        world.pass(passed);
+    }
+    asked
+}
+
+/// Writes down the answers that came. One that says less than OK is at risk: the agent tells it while the master's own disk does not
+/// have it, which is a matter of moments that no history of clients shows. So it may be said, and nothing else may.
+fn answers(world: &mut World, asked: &mut Asked) {
+    let promises = world.promises();
+    for (id, slot) in std::mem::take(asked) {
+        let Some(answer) = slot.lock().expect("one thread").take() else {
+            asked.push((id, slot.clone()));
+            continue;
+        };
+        world.note(format_args!("answer to {id}: {answer:?}"));
+        let sent = world.oracle.sent.get_mut(&id).expect("it was sent");
+        let Ok(stored) = answer else {
+            sent.refused = true;
+            continue;
+        };
+        let is_ok = stored[0].status == SendStatus::Ok;
+        sent.answered = Some((stored[0].queue_id, stored[0].queue_offset, promises && is_ok));
+        if !is_ok {
+            world.may_be_said.insert((String::new(), format!("at risk:{id}")));
+        }
+    }
+}
+
 fn fail_over(world: &mut World, name: &str, death: Death) {
     let group = owed(world, name);
     let old = world.group().acting;
@@ -82,22 +118,24 @@ fn fail_over(world: &mut World, name: &str, death: Death) {
     let behind = world.rng.below(2) == 0;
     world.agent.cut_off(behind);
     some_lag(world);
-    for _ in 0..1 + world.rng.below(6) {
-        world.begin_send(Parcel::to(name, 0));
-        if world.rng.below(2) == 0 {
-            world.pass(50);
-        }
+    let count = 1 + world.rng.below(6);
+    let mut asked = ask_some(world, name, count);
+    if world.rng.below(3) == 0 {
+        // until nobody waits for replicas any more
+        world.pass(4_000);
     }
     if !behind && world.rng.below(2) == 0 {
         world.catch_up();
     }
     let had = kept(world, old);
     end(world, old, death);
+    answers(world, &mut asked);
     let to = others[world.rng.below(others.len() as u64) as usize];
     if !world.stand(to, true) {
         world.broken.push(format!("m{to} cannot become master with every other member there"));
         return;
     }
+    answers(world, &mut asked);
     judge_loss(world, death);
     world.agent.cut_off(false);
     world.join(Reader::of(&group, name), ConsumeModel::Clustering, StartPolicy::First);
@@ -107,6 +145,7 @@ fn fail_over(world: &mut World, name: &str, death: Death) {
     come_back(world, old, death, &had);
     world.consume(Reader::of(&group, name), 1);
     rest(world);
+    answers(world, &mut asked);
 }
 
 fn kept(world: &World, who: usize) -> BTreeSet<String> {
@@ -185,8 +224,7 @@ fn ask_old_master(world: &mut World, old: usize, name: &str) {
     let id = world.oracle.new_id();
     let answer = world.ask_member(old, Parcel::to(name, 0), &id);
     world.note(format_args!("the old master answers {answer:?}"));
-    let is_ok =
-        answer.is_some_and(|answer| answer.is_ok_and(|at| at[0].status == broker::api::SendStatus::Ok));
+    let is_ok = answer.is_some_and(|answer| answer.is_ok_and(|at| at[0].status == SendStatus::Ok));
     if is_ok && world.group().waits() {
         world.broken.push(format!("two masters: m{old} confirmed {id} after another one was elected"));
     }
@@ -255,7 +293,7 @@ fn replica_killed(world: &mut World, name: &str) {
     let group = owed(world, name);
     let who = a_replica(world);
     let (power, seed) = (world.rng.below(2) == 0, world.rng.next_u64());
-    world.begin_send(Parcel::to(name, 0));
+    let mut asked = ask_some(world, name, 1);
     world.note(format_args!("m{who} dies, power cut {power}"));
     world.with_group(|group, now| {
         match power {
@@ -264,11 +302,11 @@ fn replica_killed(world: &mut World, name: &str) {
         }
         group.lost_member(who, now.mono_ms);
     });
-    for _ in 0..world.rng.below(4) {
-        world.begin_send(Parcel::to(name, 0));
-    }
+    let count = world.rng.below(4);
+    asked.extend(ask_some(world, name, count));
     world.start_member(who);
     rest(world);
+    answers(world, &mut asked);
     world.consume(Reader::of(&group, name), 1);
 }
 
@@ -279,10 +317,7 @@ fn replica_dies_between_effects(world: &mut World, name: &str) {
     let after = world.rng.below(24);
     world.note(format_args!("m{who} dies after {after} effects"));
     world.with_group(|group, _| group.members[who].die_after(after));
-    for _ in 0..6 {
-        world.begin_send(Parcel::to(name, 0));
-        world.pass(100);
-    }
+    let mut asked = ask_some(world, name, 8);
     let died = world.with_group(|group, now| {
         let died = group.members[who].core.is_none();
         group.members[who].kill();
@@ -295,5 +330,6 @@ fn replica_dies_between_effects(world: &mut World, name: &str) {
     }
     world.start_member(who);
     rest(world);
+    answers(world, &mut asked);
     world.consume(Reader::of(&group, name), 1);
 }
