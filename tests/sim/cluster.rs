@@ -40,6 +40,17 @@ pub(crate) struct GroupStart {
     pub(crate) ack: ReplicaAck,
     /// Longest delay of a replication message, ms.
     pub(crate) delay_max_ms: u64,
+    /// A planted bug.
+    pub(crate) mutant: Option<Mutant>,
+}
+
+/// Bugs planted in what carries the rules: each must be seen by some check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mutant {
+    /// A candidate asks nobody for a promise, and copies nothing.
+    ElectsItself,
+    /// A replica confirms what was sent, not what it has.
+    ConfirmsEarly,
 }
 
 /// See the module text.
@@ -117,12 +128,17 @@ impl Group {
         for (who, inbox) in inboxes.iter_mut().enumerate() {
             if let Some(error) = self.members[who].turn(now, inbox) {
                 self.say(format_args!("m{who} died: {error}"));
-                self.members[who].kill();
-                self.lost_member(who, now.mono_ms);
+                self.died(who, now);
             }
             inbox.clear();
         }
-        for link in &mut self.links {
+        for at in 0..self.links.len() {
+            let to = self.links[at].to;
+            let is_busy =
+                self.links.iter().enumerate().any(|(o, link)| o != at && link.to == to && link.stands());
+            let link = &mut self.links[at];
+            link.is_busy = is_busy;
+            link.confirms_early = self.start.mutant == Some(Mutant::ConfirmsEarly);
             if let Some(line) = link.go_on(now.mono_ms, &self.members, &mut self.rng, &mut inboxes) {
                 writeln!(self.said, "{line}").expect("text grows");
             }
@@ -130,6 +146,16 @@ impl Group {
         for (who, inbox) in inboxes.iter_mut().enumerate().filter(|(_, inbox)| !inbox.is_empty()) {
             self.members[who].turn(now, inbox);
         }
+    }
+
+    fn has_core(&self, who: usize) -> bool {
+        self.members[who].core.is_some()
+    }
+
+    /// The process is gone, and its connections with it.
+    pub(crate) fn died(&mut self, who: usize, now: Now) {
+        self.members[who].kill();
+        self.lost_member(who, now.mono_ms);
     }
 
     /// A member's connections break; what it had sent arrives or not.
@@ -213,14 +239,13 @@ impl World {
         self.group.as_ref().expect("this world has a group")
     }
 
-    /// A member that is down starts in the part its folder says.
-    pub(crate) fn start_member(&mut self, who: usize) {
+    /// A member that is down starts in the part its folder says. False: its disk failed.
+    pub(crate) fn start_member(&mut self, who: usize) -> bool {
         let part = self.with_group(|group, _| group.members[who].mandate().map(|said| said.holds().part));
-        match part.expect("its disk works") {
-            Part::Slave => {
-                assert!(self.with_group(|group, now| group.open(who, Part::Slave, now)), "it opens");
-            }
-            Part::Master => drop(self.stand(who, false)),
+        match part {
+            Err(_) => false,
+            Ok(Part::Slave) => self.with_group(|group, now| group.open(who, Part::Slave, now)),
+            Ok(Part::Master) => self.stand(who, false) || self.with_group(|g, _| g.has_core(who)),
         }
     }
 
@@ -258,13 +283,18 @@ impl World {
         }
         let begun = self.elapsed_ms();
         for _ in 0..ROUNDS_MAX {
+            if !self.with_group(|group, _| group.has_core(who)) {
+                return false;
+            }
             let out_of_patience = !self.group().waits() && self.elapsed_ms() >= begun + PATIENCE_MS;
             match self.round(who, forced, out_of_patience) {
                 Round::Elected(number) => return self.become_master(who, number),
                 Round::Follow => {
                     let mandate = self.with_group(|group, _| group.members[who].mandate());
                     let kept = mandate.and_then(|said| said.change(|mandate| mandate.part = Part::Slave));
-                    kept.expect("its disk works");
+                    if kept.is_err() {
+                        self.with_group(|group, now| group.died(who, now));
+                    }
                     return false;
                 }
                 Round::Again => self.pass(PAUSE_MS),
@@ -276,7 +306,8 @@ impl World {
     fn round(&mut self, who: usize, forced: bool, out_of_patience: bool) -> Round {
         let (rules, mine, others) = self.with_group(|group, _| {
             let k = if group.waits() { group.start.in_sync as usize } else { 1 };
-            let needed = (group.members.len() + 1).saturating_sub(k).max(1);
+            let alone = group.start.mutant == Some(Mutant::ElectsItself);
+            let needed = if alone { 1 } else { (group.members.len() + 1).saturating_sub(k).max(1) };
             let standings: Vec<Standing> =
                 group.in_reach(who).into_iter().filter_map(|other| group.members[other].standing()).collect();
             (Rules { needed, forced, out_of_patience }, group.members[who].standing(), standings)
@@ -352,16 +383,15 @@ impl World {
     fn become_master(&mut self, who: usize, number: u64) -> bool {
         let opened = self.with_group(|group, now| {
             let member = &mut group.members[who];
-            member.close(now).expect("its disk works");
-            let kept = member.mandate().and_then(|mandate| {
+            let closed = member.close(now);
+            let kept = closed.and_then(|()| member.mandate()).and_then(|mandate| {
                 mandate.change(|mandate| {
                     mandate.part = Part::Master;
                     mandate.promised = mandate.promised.max(number);
                 })
             });
-            kept.expect("its disk works");
             group.lost_member(who, now.mono_ms);
-            let opened = group.open(who, Part::Master, now);
+            let opened = kept.is_ok() && group.open(who, Part::Master, now);
             if opened {
                 // the member that acted keeps its core: it lives, or is dead
                 group.acting = who;

@@ -4,7 +4,7 @@
 use super::checks::{check_survivor, ids_in, log_bytes, survivors};
 use crate::acts::Act;
 use crate::clients::{Parcel, Reader, SendSlot};
-use crate::oracle::is_users;
+use crate::oracle::{Unit, is_users};
 use crate::world::World;
 use agent::fold::class::Class;
 use broker::api::{SendStatus, StartPolicy};
@@ -30,14 +30,28 @@ enum Death {
     Destroyed,
     /// With every other member at once.
     AllPowerCut,
+    /// It lives, and is told to make way.
+    HandedOver,
+    /// And then whoever takes over dies at some effect of its promotion.
+    KilledThenHeir,
+    /// And then again, at some effect of its return.
+    KilledTwice,
 }
 
-pub(super) const ALL: [Act; 7] = [
+pub(super) const ALL: [Act; 12] = [
     Act { name: "master killed", run: |world, name| fail_over(world, name, Death::Killed) },
     Act { name: "master's power cut", run: |world, name| fail_over(world, name, Death::PowerCut) },
     Act { name: "promoted while the master lives", run: |world, name| fail_over(world, name, Death::CutOff) },
     Act { name: "master's disk destroyed", run: |world, name| fail_over(world, name, Death::Destroyed) },
     Act { name: "power cut of every member", run: |world, name| fail_over(world, name, Death::AllPowerCut) },
+    Act { name: "handed over by hand", run: |world, name| fail_over(world, name, Death::HandedOver) },
+    Act {
+        name: "dies while it is promoted",
+        run: |world, name| fail_over(world, name, Death::KilledThenHeir),
+    },
+    Act { name: "dies while it returns", run: |world, name| fail_over(world, name, Death::KilledTwice) },
+    Act { name: "replica stopped for a while", run: replica_stopped },
+    Act { name: "replica's disk full", run: replica_disk_full },
     Act { name: "replica killed", run: replica_killed },
     Act { name: "replica dies between two effects", run: replica_dies_between_effects },
 ];
@@ -127,16 +141,26 @@ fn fail_over(world: &mut World, name: &str, death: Death) {
     if !behind && world.rng.below(2) == 0 {
         world.catch_up();
     }
+    let at = world.position(Reader::of(&group, name), 0).unwrap_or(0);
+    world.pull(Reader::of(&group, name), 0, at, 32);
     let had = kept(world, old);
     end(world, old, death);
     answers(world, &mut asked);
     let to = others[world.rng.below(others.len() as u64) as usize];
-    if !world.stand(to, true) {
+    if death == Death::KilledThenHeir {
+        die_at_an_effect(world, to, |world| world.stand(to, true));
+    }
+    // it may have come so far that it is master already
+    let is_master = world.group().acting == to && world.core.as_ref().is_some_and(|core| !core.is_slave());
+    if !is_master && !world.stand(to, true) {
         world.broken.push(format!("m{to} cannot become master with every other member there"));
         return;
     }
+    if death == Death::HandedOver {
+        world.pass(SETTLE_MS);
+    }
     answers(world, &mut asked);
-    judge_loss(world, death);
+    judge_loss(world, &group, death);
     world.agent.cut_off(false);
     world.join(Reader::of(&group, name), ConsumeModel::Clustering, StartPolicy::First);
     if death == Death::CutOff {
@@ -146,6 +170,26 @@ fn fail_over(world: &mut World, name: &str, death: Death) {
     world.consume(Reader::of(&group, name), 1);
     rest(world);
     answers(world, &mut asked);
+}
+
+/// Does something with a disk that fails for good after some further effect; then the member starts on what its disk has.
+fn die_at_an_effect(world: &mut World, who: usize, what: impl FnOnce(&mut World) -> bool) {
+    let after = world.rng.below(40);
+    world.note(format_args!("m{who} dies after {after} effects"));
+    world.with_group(|group, _| group.members[who].die_after(after));
+    let done = what(world);
+    let died = world.with_group(|group, now| {
+        let died = !done || group.members[who].standing().is_none();
+        group.members[who].live_again();
+        if died {
+            group.died(who, now);
+        }
+        died
+    });
+    if died {
+        world.oracle.count("died at an effect");
+        assert!(world.start_member(who), "the disk works again");
+    }
 }
 
 fn kept(world: &World, who: usize) -> BTreeSet<String> {
@@ -165,7 +209,8 @@ fn end(world: &mut World, old: usize, death: Death) {
     world.with_group(|group, now| {
         match death {
             Death::CutOff => return group.cut(old, (true, true)),
-            Death::Killed => group.members[old].kill(),
+            Death::HandedOver => return group.cut(old, (false, false)),
+            Death::Killed | Death::KilledThenHeir | Death::KilledTwice => group.members[old].kill(),
             Death::PowerCut => group.members[old].power_cut(seeds[old]),
             Death::Destroyed => {
                 group.members[old].kill();
@@ -181,11 +226,13 @@ fn end(world: &mut World, old: usize, death: Death) {
         group.lost_member(old, now.mono_ms);
         group.cut(old, (false, false));
     });
-    world.agent.broker_gone(&mut world.rng);
+    if death != Death::HandedOver {
+        world.agent.broker_gone(&mut world.rng);
+    }
     if death == Death::AllPowerCut {
         let count = seeds.len();
         for who in (0..count).filter(|who| *who != old) {
-            world.start_member(who);
+            assert!(world.start_member(who), "its disk works");
         }
         // its own start: a replica for now, whoever is elected
         world.with_group(|group, now| {
@@ -196,7 +243,7 @@ fn end(world: &mut World, old: usize, death: Death) {
 }
 
 /// What the new master does not hold is gone for clients: the agent has to say so, and no promise may have covered it.
-fn judge_loss(world: &mut World, death: Death) {
+fn judge_loss(world: &mut World, group: &str, death: Death) {
     let (disk, run) = (world.disk.clone(), world.run);
     let destroyed = world.oracle.destroyed_by_crash(&disk, run);
     for unit in destroyed.iter().filter(|unit| is_users(&unit.topic)) {
@@ -204,6 +251,21 @@ fn judge_loss(world: &mut World, death: Death) {
     }
     let count = destroyed.len();
     world.note(format_args!("destroyed {count}"));
+    if world.group().waits() && death != Death::AllPowerCut {
+        // nobody reads what is not confirmed, but what was answered with less than OK: nobody is waited for there any more
+        let shown: Vec<String> = destroyed
+            .iter()
+            .filter(|unit| {
+                let place = Unit { epoch: 0, ..(*unit).clone() };
+                let id = world.oracle.ever.get(*unit);
+                let answered =
+                    id.and_then(|id| world.oracle.sent.get(id)).is_some_and(|s| s.answered.is_some());
+                !answered && world.oracle.handed.get(group).is_some_and(|handed| handed.contains(&place))
+            })
+            .map(|unit| format!("shown, then vanished: {unit}"))
+            .collect();
+        world.broken.extend(shown);
+    }
     if count > 0 {
         world.oracle.count("something was not replicated");
     }
@@ -243,8 +305,8 @@ fn come_back(world: &mut World, old: usize, death: Death, had: &BTreeSet<String>
         _ => {}
     }
     world.with_group(|group, _| group.cut(old, (false, false)));
-    if death != Death::AllPowerCut {
-        world.start_member(old);
+    if death != Death::AllPowerCut && death != Death::HandedOver {
+        assert!(world.start_member(old), "its disk works");
     }
     let alone = alone(world, old);
     let lost = ids_in(&alone.1);
@@ -252,8 +314,14 @@ fn come_back(world: &mut World, old: usize, death: Death, had: &BTreeSet<String>
     if !lost.is_empty() {
         world.oracle.count("survivor file");
     }
+    if death == Death::KilledTwice {
+        die_at_an_effect(world, old, |world| {
+            world.pass(SETTLE_MS);
+            true
+        });
+    }
     world.pass(SETTLE_MS);
-    if death != Death::AllPowerCut && death != Death::Destroyed {
+    if ![Death::AllPowerCut, Death::Destroyed, Death::HandedOver].contains(&death) {
         let wrong = check_survivor(had, alone, &world.group().members[old]);
         world.broken.extend(wrong);
     }
@@ -304,7 +372,42 @@ fn replica_killed(world: &mut World, name: &str) {
     });
     let count = world.rng.below(4);
     asked.extend(ask_some(world, name, count));
-    world.start_member(who);
+    assert!(world.start_member(who), "its disk works");
+    rest(world);
+    answers(world, &mut asked);
+    world.consume(Reader::of(&group, name), 1);
+}
+
+/// Stopped, not dead: its connection stands until somebody finds the silence too long.
+fn replica_stopped(world: &mut World, name: &str) {
+    let group = owed(world, name);
+    let who = a_replica(world);
+    let ms = 1_000 + world.rng.below(14_000);
+    world.note(format_args!("m{who} is stopped for {ms} ms"));
+    world.with_group(|group, _| group.members[who].is_paused = true);
+    let mut asked = ask_some(world, name, 4);
+    world.pass(ms);
+    asked.extend(ask_some(world, name, 2));
+    world.with_group(|group, _| group.members[who].is_paused = false);
+    rest(world);
+    answers(world, &mut asked);
+    world.consume(Reader::of(&group, name), 1);
+}
+
+/// The replica cannot keep more: it stops where it is, and goes on from there once it can.
+fn replica_disk_full(world: &mut World, name: &str) {
+    let group = owed(world, name);
+    let who = a_replica(world);
+    let bytes = world.rng.below(2_000);
+    world.note(format_args!("the disk of m{who} is full after {bytes} bytes"));
+    world.with_group(|group, _| group.members[who].full_after(bytes));
+    let mut asked = ask_some(world, name, 8);
+    world.pass(1_000);
+    world.with_group(|group, _| group.members[who].live_again());
+    if world.group().members[who].core.is_none() {
+        world.oracle.count("died of a full disk");
+        assert!(world.start_member(who), "its disk works");
+    }
     rest(world);
     answers(world, &mut asked);
     world.consume(Reader::of(&group, name), 1);
@@ -328,7 +431,7 @@ fn replica_dies_between_effects(world: &mut World, name: &str) {
     if died {
         world.oracle.count("died at an effect");
     }
-    world.start_member(who);
+    assert!(world.start_member(who), "its disk works");
     rest(world);
     answers(world, &mut asked);
     world.consume(Reader::of(&group, name), 1);

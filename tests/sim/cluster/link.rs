@@ -54,6 +54,10 @@ pub(crate) struct Link {
     pub(crate) delay_max_ms: u64,
     /// It carries a copy to a candidate, from whoever has it.
     pub(crate) copies: bool,
+    /// The replica is at another connection: it follows one member at a time.
+    pub(crate) is_busy: bool,
+    /// A planted bug: what was sent is confirmed.
+    pub(crate) confirms_early: bool,
     stream: Option<Stream>,
     joined: bool,
     has_left: bool,
@@ -81,6 +85,8 @@ impl Link {
             cut_up: false,
             delay_max_ms,
             copies: false,
+            is_busy: false,
+            confirms_early: false,
             stream: None,
             joined: false,
             has_left: false,
@@ -90,6 +96,10 @@ impl Link {
 
     pub(crate) fn is_cut(&self) -> bool {
         self.cut_down || self.cut_up
+    }
+
+    pub(crate) fn stands(&self) -> bool {
+        self.stream.is_some()
     }
 
     /// The connection is gone; the master's end notices.
@@ -155,7 +165,8 @@ impl Link {
         let follows = to.core.as_ref().is_some_and(|core| core.is_slave());
         let leads = from.core.as_ref().is_some_and(|core| self.copies || !core.is_slave());
         if self.stream.is_none() {
-            let waits = now_ms < self.retry_ms || self.is_cut() || from.is_paused || to.is_paused;
+            let waits =
+                now_ms < self.retry_ms || self.is_busy || self.is_cut() || from.is_paused || to.is_paused;
             if waits || !follows || !leads {
                 return None;
             }
@@ -233,7 +244,10 @@ impl Link {
             (now_ms + rng.below(delay)).max(wire.back().map_or(0, |(due, _)| *due))
         };
         if !to.is_paused && stream.up.len() < WINDOW {
-            let progress = to.core.as_ref().map(|core| core.replica_progress()).unwrap_or_default();
+            let mut progress = to.core.as_ref().map(|core| core.replica_progress()).unwrap_or_default();
+            if self.confirms_early {
+                progress = Progress { received: stream.sent, flushed: stream.sent };
+            }
             if progress != stream.said || now_ms >= stream.said_ms + HEARTBEAT_MS {
                 (stream.said, stream.said_ms) = (progress, now_ms);
                 let Progress { received, flushed } = progress;

@@ -119,6 +119,11 @@ impl Member {
         self.disk.set_faults(SimFaults { die_after_effects: Some(effects), ..Default::default() });
     }
 
+    /// Its disk takes so many further bytes.
+    pub(crate) fn full_after(&mut self, bytes: u64) {
+        self.disk.set_faults(SimFaults { no_space_after_bytes: Some(bytes), ..Default::default() });
+    }
+
     /// The disk works again.
     pub(crate) fn live_again(&mut self) {
         self.disk.set_faults(SimFaults::default());

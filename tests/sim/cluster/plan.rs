@@ -19,7 +19,7 @@ fn group(seed: u64) -> GroupStart {
     let role = if rng.below(3) == 0 { BrokerRole::AsyncMaster } else { BrokerRole::SyncMaster };
     let in_sync = 2 + rng.below(members as u64 - 1) as u32;
     let ack = if rng.below(2) == 0 { ReplicaAck::Received } else { ReplicaAck::Flushed };
-    GroupStart { members, role, in_sync, ack, delay_max_ms: rng.below(30) }
+    GroupStart { members, role, in_sync, ack, delay_max_ms: rng.below(30), mutant: None }
 }
 
 /// Every act in seeded order, and the first one again.
