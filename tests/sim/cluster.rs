@@ -320,7 +320,8 @@ impl World {
         };
         let answers = self.with_group(|group, _| {
             group.members[who].promise(number)?;
-            let reach = group.in_reach(who);
+            let alone = group.start.mutant == Some(Mutant::ElectsItself);
+            let reach = if alone { Vec::new() } else { group.in_reach(who) };
             Some(
                 reach
                     .into_iter()

@@ -78,8 +78,15 @@ fn scan(world: &mut World) {
 /// Cuts some replicas off the master, some of the time, and says what happened.
 fn some_lag(world: &mut World) {
     let acting = world.group().acting;
-    let how = match world.rng.below(4) {
+    let how = match world.rng.below(6) {
         0 => return,
+        4 | 5 => {
+            // the others keep confirming
+            let who = a_replica(world);
+            world.oracle.count("one replica behind");
+            world.note(format_args!("cut m{acting} -> m{who}"));
+            return world.with_group(|group, _| group.link(acting, who).cut_down = true);
+        }
         1 => (true, true),
         2 => (true, false),
         _ => (false, true),

@@ -1,12 +1,14 @@
 //! Owns the order of a group's run: company that must stay silent, and faults between, chosen by the seed. Called by the tests.
 
-use super::GroupStart;
 use super::faults::{ALL, SKELETON, rest};
+use super::{GroupStart, Mutant};
 use crate::acts::Act;
+use crate::matrix::Matrix;
 use crate::plan::{Outcome, begin, company, finish, shuffled, start};
 use crate::world::World;
 use broker::config::{BrokerRole, ReplicaAck};
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use store::disk_sim::SimRng;
 
 /// Seeds of a run in CI.
@@ -33,15 +35,30 @@ fn acts(seed: u64) -> Vec<Act> {
 fn run(seed: u64, group: GroupStart, acts: &[Act]) -> Outcome {
     let mut world = World::with_members(start(seed), group);
     world.note(format_args!("{group:?} sync flush {}", world.is_sync()));
-    begin(&mut world);
-    for (number, act) in acts.iter().enumerate() {
-        world.note(format_args!("act: {}", act.name));
-        world.oracle.count(act.name);
-        (act.run)(&mut world, &format!("t{number}"));
-        company(&mut world);
+    let whole = catch_unwind(AssertUnwindSafe(|| {
+        begin(&mut world);
+        for (number, act) in acts.iter().enumerate() {
+            world.note(format_args!("act: {}", act.name));
+            world.oracle.count(act.name);
+            (act.run)(&mut world, &format!("t{number}"));
+            company(&mut world);
+        }
+        rest(&mut world);
+    }));
+    match whole {
+        Ok(()) => finish(world, seed),
+        // the story up to there is shown, and the seed with it
+        Err(_) => Outcome {
+            seed,
+            wrong: vec!["something panicked: see above".to_owned()],
+            matrix: Matrix::default(),
+            injected: world.oracle.injected.clone(),
+            messages: world.oracle.sent.len() as u64,
+            said: 0,
+            verdict_hash: [0; 32],
+            trace: world.trace,
+        },
     }
-    rest(&mut world);
-    finish(world, seed)
 }
 
 fn seeds() -> Vec<u64> {
@@ -75,7 +92,7 @@ fn one_seed_is_one_group_story() {
 #[test]
 fn every_fault_of_a_group_is_told_exactly() {
     let mut injected: BTreeMap<&'static str, u64> = BTreeMap::new();
-    let mut matrix = crate::matrix::Matrix::default();
+    let mut matrix = Matrix::default();
     let (mut failed, mut messages) = (false, 0);
     let seeds = seeds();
     for seed in &seeds {
@@ -95,5 +112,24 @@ fn every_fault_of_a_group_is_told_exactly() {
         for name in ALL.iter().map(|act| act.name).chain(more) {
             assert!(injected.contains_key(name), "{name} never happened");
         }
+    }
+}
+
+/// Seeds a planted bug may survive before it counts as unseen.
+const MUTANT_SEEDS: u64 = 12;
+
+#[test]
+fn every_bug_planted_in_a_group_is_caught() {
+    for mutant in [Mutant::ElectsItself, Mutant::ConfirmsEarly] {
+        let caught = (1..=MUTANT_SEEDS).find_map(|seed| {
+            let group = GroupStart { mutant: Some(mutant), role: BrokerRole::SyncMaster, ..group(seed) };
+            let whole = catch_unwind(AssertUnwindSafe(|| run(seed, group, &acts(seed)).wrong));
+            match whole {
+                Ok(wrong) => wrong.into_iter().next().map(|why| (seed, why)),
+                Err(_) => Some((seed, "a check of the world itself ended the run".to_owned())),
+            }
+        });
+        println!("{mutant:?}: {caught:?}");
+        assert!(caught.is_some(), "nobody noticed: {mutant:?}");
     }
 }
