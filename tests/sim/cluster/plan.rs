@@ -139,21 +139,15 @@ fn passes(seed: u64) -> bool {
     !crate::show(&run(seed, group(seed), &acts(seed)), "every_fault_of_a_group_is_told_exactly")
 }
 
+/// A replica whose disk failed while it made way for a new epoch went on with half of it: without its journal, or with a table of
+/// epochs that later did not fit its master's.
 #[test]
-#[ignore = "open bug: a replica panics (records keep the epoch that stored them) when its master's table names an epoch without \
-            a byte that its own table lacks"]
-fn an_epoch_without_a_byte_is_in_every_table_or_in_none() {
-    assert!(passes(48) && passes(88) && passes(122));
+fn a_replica_whose_disk_failed_in_a_cut_starts_anew() {
+    assert!([48, 88, 99, 122, 137].into_iter().all(passes));
 }
 
 #[test]
 #[ignore = "open bug: a replica panics (the log is dispatched in order) when it follows a new master after its power was cut"]
 fn a_replica_dispatches_what_it_has_in_order() {
     assert!(passes(84) && passes(145));
-}
-
-#[test]
-#[ignore = "open question: a heartbeat is not answered in time (99), and a gap in the evidence is told after a fail-over (137)"]
-fn seeds_that_are_not_understood_yet() {
-    assert!(passes(99) && passes(137));
 }
