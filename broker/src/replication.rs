@@ -6,18 +6,21 @@
 //!      └── followers ◄── acks (received, flushed) ◄──────────────────┘
 //! ```
 //! [`epochs`] agrees on where two logs part, [`followers`] knows what is confirmed by whom, [`waits`] what waits for it, [`copy`]
-//! is a replica's folder, [`frame`] the wire, [`mastership`] what a member was told: no sockets, no clocks. [`master`] and [`follow`]
+//! is a replica's folder, [`frame`] the wire, [`mastership`] what a member was told, [`agreement`] where a stream starts, [`election`]
+//! who may become master: no sockets, no clocks. [`master`] and [`follow`]
 //! are the two ends of a connection, [`source`] reads what a master sends, [`campaign`] makes a member master.
 
+pub mod agreement;
 pub mod campaign;
 pub mod copy;
+pub mod election;
 pub mod epochs;
 pub mod follow;
 pub mod followers;
 pub mod frame;
 pub mod master;
 pub mod mastership;
-pub(crate) mod source;
+pub mod source;
 pub mod waits;
 
 use frame::{FrameError, HEADER_LEN, Header, Message};

@@ -62,7 +62,10 @@ pub(crate) fn check(world: &mut World, matrix: &mut Matrix) -> Vec<String> {
         }
     }
     for (fate, classes) in &said.confirmed {
-        for class in classes.iter().filter(|_| !truth.contains_key(fate)) {
+        if truth.contains_key(fate) || world.may_be_said.contains(fate) {
+            continue;
+        }
+        for class in classes {
             matrix.add_invented(*class);
             wrong.push(format!("invented: {fate:?} said to be {}", class.text()));
         }
@@ -165,7 +168,7 @@ fn fates(world: &World, verdict: &Verdict) -> Vec<Fate> {
         Class::NeverStored | Class::SendRefused | Class::SendUnknown | Class::StoredThoughUnacked => {
             verdict.ids.iter().map(|id| (String::new(), format!("id:{id}"))).collect()
         }
-        Class::StoredNotFlushedLost => {
+        Class::StoredNotFlushedLost | Class::NotReplicatedAtFailover => {
             let mut fates: BTreeSet<Fate> = units(world, &verdict.open_spans)
                 .iter()
                 .map(|unit| (group.clone(), unit.to_string()))

@@ -72,7 +72,7 @@ fn connection(client: &str) -> ConnectionId {
     ConnectionId(client.bytes().fold(7, |sum, byte| sum * 31 % 1_000_003 + u64::from(byte)))
 }
 
-fn message(parcel: Parcel<'_>, id: &str) -> SendMessages {
+pub(crate) fn message(parcel: Parcel<'_>, id: &str) -> SendMessages {
     let tags = if parcel.tag.is_empty() { String::new() } else { format!("\u{2}TAGS\u{1}{}", parcel.tag) };
     SendMessages {
         client: "producer".into(),
@@ -122,7 +122,7 @@ impl World {
         let send = message(parcel, id);
         let answer = self.ask(|reply| Request::Send(send, reply));
         self.note(format_args!("send {id} to {}/{}: {answer:?}", parcel.topic, parcel.queue));
-        let durable = self.is_sync();
+        let durable = self.promises();
         let sent = self.oracle.sent.get_mut(id).expect("just put there");
         match &answer {
             Some(Ok(stored)) if !parcel.one_way => {
@@ -131,6 +131,10 @@ impl World {
             }
             Some(Err(_)) => sent.refused = true,
             _ => {}
+        }
+        let is_less = |at: &[StoredAt]| at.iter().any(|at| at.status != SendStatus::Ok);
+        if self.group.is_some() && matches!(&answer, Some(Ok(at)) if is_less(at)) {
+            self.may_be_said.insert((String::new(), format!("at risk:{id}")));
         }
         answer
     }
@@ -358,7 +362,7 @@ impl World {
 }
 
 /// Where an answer to a send comes.
-type SendSlot = std::sync::Arc<std::sync::Mutex<Option<Answer<Vec<StoredAt>>>>>;
+pub(crate) type SendSlot = std::sync::Arc<std::sync::Mutex<Option<Answer<Vec<StoredAt>>>>>;
 
 impl World {
     /// Sends, and looks for the answer later.

@@ -13,6 +13,7 @@
 mod acts;
 mod checkers;
 mod clients;
+mod cluster;
 mod controls;
 mod feed;
 mod matrix;

@@ -95,12 +95,17 @@ pub(crate) fn everything(seed: u64) -> Vec<Act> {
     acts
 }
 
+/// What every run begins with.
+pub(crate) fn begin(world: &mut World) {
+    world.create("load", LOAD_QUEUES, 6);
+    world.create("jobs", 1, 6);
+    company(world);
+}
+
 /// Runs acts one after the other, with company.
 pub(crate) fn run(start: Start, acts: &[Act]) -> Outcome {
     let mut world = World::new(start);
-    world.create("load", LOAD_QUEUES, 6);
-    world.create("jobs", 1, 6);
-    company(&mut world);
+    begin(&mut world);
     for (number, act) in acts.iter().enumerate() {
         world.note(format_args!("act: {}", act.name));
         world.oracle.count(act.name);
@@ -110,7 +115,7 @@ pub(crate) fn run(start: Start, acts: &[Act]) -> Outcome {
     finish(world, start.seed)
 }
 
-fn finish(mut world: World, seed: u64) -> Outcome {
+pub(crate) fn finish(mut world: World, seed: u64) -> Outcome {
     company(&mut world);
     world.pass(60_000);
     world.catch_up();

@@ -1,7 +1,8 @@
 //! Owns one simulated world: the production broker core on a simulated disk, the clocks, the agent, and what the clients saw. One
 //! thread; time passes only in [`World::turn`]. Never judges anything: checkers read it afterwards. Called by every act.
 
-use crate::oracle::Oracle;
+use crate::cluster::{Group, GroupStart};
+use crate::oracle::{Fate, Oracle};
 use crate::watcher::{Manner, Watcher};
 use agent::fold::class::Class;
 use broker::api::{ReplyFn, Request};
@@ -42,6 +43,8 @@ pub(crate) struct Start {
 pub(crate) struct World {
     pub(crate) disk: SimDisk,
     pub(crate) core: Option<Core>,
+    /// The members of a replica group; of the acting master, core and disk are the ones above.
+    pub(crate) group: Option<Group>,
     pub(crate) config: Config,
     pub(crate) rng: SimRng,
     pub(crate) agent: Watcher,
@@ -56,6 +59,8 @@ pub(crate) struct World {
     pub(crate) broken: Vec<String>,
     /// Destroyed before the agent had heard of it: there it may be undecided.
     pub(crate) unseen: BTreeSet<String>,
+    /// True, and the agent may have been kept from knowing: it need not say so.
+    pub(crate) may_be_said: BTreeSet<Fate>,
     /// A record in the log is spoilt.
     is_spoilt: bool,
     /// When evidence of deliveries was destroyed, elapsed ms.
@@ -69,7 +74,7 @@ pub(crate) struct World {
     wall_step_ms: i64,
     orders: Vec<FlushOrders>,
     /// When the broker went down, the agent had read everything.
-    heard_all: bool,
+    pub(crate) heard_all: bool,
 }
 
 fn config(flush_disk_type: FlushDiskType) -> Config {
@@ -91,9 +96,24 @@ fn config(flush_disk_type: FlushDiskType) -> Config {
 
 impl World {
     pub(crate) fn new(start: Start) -> World {
-        let mut world = World {
+        let mut world = World::empty(start);
+        world.open();
+        world
+    }
+
+    /// A world in which a replica group is the broker.
+    pub(crate) fn with_members(start: Start, group: GroupStart) -> World {
+        let mut world = World::empty(start);
+        world.group = Some(Group::new(start.seed, group, &world.config));
+        world.open_group();
+        world
+    }
+
+    fn empty(start: Start) -> World {
+        World {
             disk: SimDisk::new(),
             core: None,
+            group: None,
             config: config(start.flush),
             rng: SimRng(start.seed),
             agent: Watcher::new(start.seed, start.manner),
@@ -103,6 +123,7 @@ impl World {
             trace: String::new(),
             broken: Vec::new(),
             unseen: BTreeSet::new(),
+            may_be_said: BTreeSet::new(),
             is_spoilt: false,
             untold: Vec::new(),
             may_be_read: BTreeMap::new(),
@@ -113,9 +134,7 @@ impl World {
             wall_step_ms: 0,
             orders: Vec::new(),
             heard_all: true,
-        };
-        world.open();
-        world
+        }
     }
 
     /// The broker's clocks.
@@ -134,6 +153,11 @@ impl World {
 
     pub(crate) fn note(&mut self, line: std::fmt::Arguments<'_>) {
         writeln!(self.trace, "{} {line}", self.elapsed_ms).expect("text grows");
+    }
+
+    /// Whether an answer OK outlives what its settings say it outlives.
+    pub(crate) fn promises(&self) -> bool {
+        self.is_sync() || self.group.as_ref().is_some_and(Group::waits)
     }
 
     pub(crate) fn is_sync(&self) -> bool {
@@ -293,6 +317,10 @@ impl World {
 
     fn step(&mut self, ms: u64, mut requests: Vec<Request>) {
         self.elapsed_ms += ms;
+        if self.group.is_some() {
+            self.group_step(requests);
+            return self.agent_step();
+        }
         let now = self.now();
         let mut done = Vec::new();
         if self.flushing {
@@ -311,7 +339,8 @@ impl World {
 
     fn agent_step(&mut self) {
         let now = Now { mono_ms: self.elapsed_ms, wall_ms: self.now().wall_ms };
-        let said = self.agent.step(now, self.core.as_mut());
+        // a member that follows has no feed
+        let said = self.agent.step(now, self.core.as_mut().filter(|core| !core.is_slave()));
         for line in said {
             self.note(format_args!("agent: {line}"));
         }

@@ -169,10 +169,15 @@ impl Core {
         let mut forget = || checkpoint.save(&[]).map(drop);
         let Some(following) = &mut self.following else { return Ok(()) };
         let place = SnapshotPlace { at, forget: &mut forget };
-        let cut = following.copy.welcome(&mut self.log, welcome, place).map_err(|error| match error {
-            WelcomeError::Store(error) => CopyError::Store(error),
-            other => CopyError::Refused(other.to_string()),
-        })?;
+        let cut = match following.copy.welcome(&mut self.log, welcome, place) {
+            Ok(cut) => cut,
+            Err(WelcomeError::Store(error)) => {
+                // cut half-way: log, journal and epochs may no longer fit each other here; a restart reads what is there
+                self.stop(error.clone());
+                return Err(CopyError::Store(error));
+            }
+            Err(other) => return Err(CopyError::Refused(other.to_string())),
+        };
         following.flush_at_once = welcome.waits_for_disk;
         (following.master_epoch, following.copies) = (newest, copies);
         if let Some(survivor) = cut.survivor {

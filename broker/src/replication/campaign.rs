@@ -1,10 +1,8 @@
 //! Makes a member master: asks the others how they stand, takes their promise to follow nobody below a new epoch number, and copies
 //! what the one with the most has, before any write is taken. Never opens the epoch itself. Called by the server, beside a core
-//! that still follows nobody.
-//!
-//! Why nothing answered is lost: n members, k of which had each answered message; n - k + 1 have promised, so at least one of them
-//! has it, and none of them confirms anything to an older master from then on.
+//! that still follows nobody. The rules are in [`super::election`].
 
+use super::election::{Opening, Outcome, Rules};
 use super::follow::{self, CONNECT_MAX};
 use super::frame::{Ask, Message, Standing};
 use super::{Progress, StreamError, read_message, write_bytes};
@@ -73,36 +71,34 @@ enum Round {
 
 impl Candidate {
     async fn round(&self, out_of_patience: bool) -> Result<Round, StreamError> {
+        let rules = Rules { needed: self.needed, forced: self.forced, out_of_patience };
         let mine = self.look(|core| core.standing()).await?;
         let others = self.ask_all(0).await;
-        let newest = |standing: &Standing| standing.log.epochs.last().map_or(0, |(epoch, _)| epoch.number);
-        if !self.forced && others.iter().any(|(_, other)| other.is_master && newest(other) >= newest(&mine)) {
-            tracing::warn!("another member is master: this one follows it");
-            return Ok(Round::Ended(Change::Follow));
-        }
-        if 1 + others.len() < self.needed && !out_of_patience {
-            return Ok(Round::TooFew(1 + others.len()));
-        }
-        let everybody = || others.iter().map(|(_, other)| other).chain([&mine]);
-        let number =
-            everybody().map(|standing| standing.promised.max(newest(standing))).max().unwrap_or(0) + 1;
+        let standings: Vec<&Standing> = others.iter().map(|(_, other)| other).collect();
+        let number = match rules.open(&mine, &standings) {
+            Opening::Follow => {
+                tracing::warn!("another member is master: this one follows it");
+                return Ok(Round::Ended(Change::Follow));
+            }
+            Opening::TooFew(seen) => return Ok(Round::TooFew(seen)),
+            Opening::Promise(number) => number,
+        };
         // our own promise first: it is one of those that count
         if !self.look(move |core| core.promise(number)).await? {
             return Ok(Round::TooFew(0));
         }
         self.mandate.change(|mandate| mandate.promised = mandate.promised.max(number))?;
-        let mut promised = self.ask_all(number).await;
-        // who had promised as much before refuses, and is not among them
-        promised.retain(|(_, other)| other.promised == number);
-        if 1 + promised.len() < self.needed && !out_of_patience {
-            return Ok(Round::TooFew(1 + promised.len()));
-        }
-        let has = |standing: &Standing| (newest(standing), standing.log.end);
-        let most = promised.into_iter().max_by_key(|(_, other)| has(other));
-        if let Some((address, other)) = most.filter(|(_, other)| has(other) > has(&mine)) {
-            tracing::warn!(member = %address, theirs = other.log.end.0, ours = mine.log.end.0,
-                "another member has more: it is copied first");
-            follow::copy(&self.core, address, self.progress.clone(), other).await?;
+        let answers = self.ask_all(number).await;
+        match rules.count(&mine, number, &answers) {
+            Outcome::TooFew(seen) => return Ok(Round::TooFew(seen)),
+            Outcome::Elected => {}
+            Outcome::CopyFirst(address) => {
+                let most = answers.into_iter().find(|(who, _)| *who == address);
+                let other = most.map(|(_, standing)| standing).unwrap_or_default();
+                tracing::warn!(member = %address, theirs = other.log.end.0, ours = mine.log.end.0,
+                    "another member has more: it is copied first");
+                follow::copy(&self.core, address, self.progress.clone(), other).await?;
+            }
         }
         tracing::info!(number, "enough members have promised");
         Ok(Round::Ended(Change::Elected(number)))

@@ -1,8 +1,7 @@
 //! The master's end of a replication connection: takes a replica in, sends it what is new, hears how far it is. Bytes come from
 //! the files, read on a blocking thread and one message at a time, so a replica that is slow or far behind stops nobody.
 
-use super::copy::last_frames;
-use super::epochs::{LogView, common_frame, common_position};
+use super::agreement::{Agreement, Ground};
 use super::frame::{Ask, Hello, Message, Standing, Welcome};
 use super::mastership::{Change, Mandate, Mastership, Part};
 use super::source::Source;
@@ -12,13 +11,11 @@ use crate::core::Core;
 use crate::handle::{CoreHandle, NotTaken};
 use bytes::Bytes;
 use lifecycle::identity::{LogPosition, Name};
-use lifecycle::position::Position;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use store::disk::Disk;
 use store::error::StoreError;
-use store::journal::JournalView;
 use store::segment::SegmentConfig;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -225,52 +222,13 @@ async fn send_copy(
 
 /// Compares the two logs, and finds the places to send from.
 async fn admit(hello: &Hello, master: &Arc<Master>) -> Result<(Welcome, Source), StreamError> {
-    let differs = |what: String| Err(StreamError::Disagreed(what));
-    if hello.broker_name != master.broker_name {
-        return differs(format!("this is replica group {}, not {}", master.broker_name, hello.broker_name));
-    }
-    let size = master.segments.segment_size_bytes;
-    if hello.segment_bytes != size {
-        return differs(format!("segment_bytes is {size} here and {} there", hello.segment_bytes));
-    }
-    let (log, start, view, is_master) = look(&master.core, |core| {
-        (core.log_view(), core.log_start(), core.replicated_journal(), core.standing().is_master)
-    })
-    .await?;
-    if !is_master && !hello.copies {
-        return differs("this member is not the master".to_owned());
-    }
-    let Some(view) = view else { return differs("this member has no journal yet".to_owned()) };
-    let common = common_position(&log, &hello.log).map_err(|e| StreamError::Disagreed(e.to_string()))?;
-    if common < start {
-        return differs(format!(
-            "the log begins at {}, the replica needs {}: copy the folder",
-            start.0, common.0
-        ));
-    }
-    let journal = common_frame(&last_frames(&view), &hello.runs);
-    check_journal(&view, journal, &log).map_err(StreamError::Disagreed)?;
+    let ground = look(&master.core, |core| Ground::of(core)).await?;
+    let Agreement { welcome, view, is_master } = ground.agree(hello)?;
     let (disk, segments) = (master.disk.clone(), master.segments.clone());
-    let source = blocking(move || Source::open(disk, &segments, (&view, journal), common)).await?;
+    let (start, journal) = (welcome.start, welcome.journal);
+    let source = blocking(move || Source::open(disk, &segments, (&view, journal), start)).await?;
     let remoting = if is_master { master.remoting.clone() } else { String::new() };
-    Ok((Welcome { start: common, waits_for_disk: master.waits_for_disk, journal, remoting, log }, source))
-}
-
-/// The journal must still have every frame the replica lacks.
-fn check_journal(view: &JournalView, after: Position, log: &LogView) -> Result<(), String> {
-    let runs = view.incarnations();
-    if after.sequence == 0 {
-        let first = log.epochs.first().map(|(epoch, _)| epoch.incarnation);
-        let whole = runs.first().is_some_and(|run| Some(run.incarnation) == first && run.first_sequence == 1);
-        return whole
-            .then_some(())
-            .ok_or_else(|| "the journal's first frames are gone: copy the folder".into());
-    }
-    let kept = runs.iter().find(|run| run.incarnation == after.incarnation);
-    match kept.is_some_and(|run| run.first_sequence <= after.sequence + 1) {
-        true => Ok(()),
-        false => Err("journal frames that the replica lacks are gone: copy the folder".into()),
-    }
+    Ok((Welcome { waits_for_disk: master.waits_for_disk, remoting, ..welcome }, source))
 }
 
 async fn look<T: Send + 'static>(

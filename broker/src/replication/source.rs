@@ -18,7 +18,7 @@ const CHUNK_BYTES: usize = 512 * 1024;
 const OPEN_FILES_MAX: usize = 4;
 
 /// The places a stream has come to.
-pub(crate) struct Source {
+pub struct Source {
     log: SegmentReader,
     segment_bytes: u64,
     log_at: LogPosition,
@@ -31,7 +31,7 @@ pub(crate) struct Source {
 
 impl Source {
     /// Starts where the replica is: log bytes from `log_at`, frames after `after` (sequence 0: from the first).
-    pub(crate) fn open(
+    pub fn open(
         disk: Arc<dyn Disk>,
         segments: &SegmentConfig,
         (view, after): (&JournalView, Position),
@@ -48,7 +48,7 @@ impl Source {
     }
 
     /// The next message up to `head`: log bytes first, then the frames that speak of them. `None`: all is sent.
-    pub(crate) fn next(&mut self, head: &Head) -> Result<Option<Message>, StreamError> {
+    pub fn next(&mut self, head: &Head) -> Result<Option<Message>, StreamError> {
         if self.log_at < head.end {
             let bytes = self.piece(head.end)?;
             let position = self.log_at;
