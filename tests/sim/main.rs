@@ -30,7 +30,7 @@ use matrix::Matrix;
 use plan::{Outcome, everything, run, start};
 use std::collections::BTreeMap;
 
-const SEEDS: u64 = 24;
+const SEEDS: u64 = 80;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))

@@ -61,6 +61,8 @@ pub(crate) struct World {
     pub(crate) unseen: BTreeSet<String>,
     /// True, and the agent may have been kept from knowing: it need not say so.
     pub(crate) may_be_said: BTreeSet<Fate>,
+    /// Fates that no evidence tells from those of this class; the matrix shows them as told otherwise.
+    pub(crate) looks_like: BTreeMap<Fate, Class>,
     /// A record in the log is spoilt.
     is_spoilt: bool,
     /// When evidence of deliveries was destroyed, elapsed ms.
@@ -124,6 +126,7 @@ impl World {
             broken: Vec::new(),
             unseen: BTreeSet::new(),
             may_be_said: BTreeSet::new(),
+            looks_like: BTreeMap::new(),
             is_spoilt: false,
             untold: Vec::new(),
             may_be_read: BTreeMap::new(),

@@ -373,10 +373,14 @@ impl Core {
             self.state.topic_of(queue.topic).is_some_and(|t| t.config.name.as_ref() == SCHEDULE_TOPIC);
         let tag_hash = if waits { due_of(&message) as i64 } else { tag_hash(known) };
         let unit = Unit { commitlog_offset: logged.commitlog_offset.0, size: len as u32, tag_hash };
-        let keys: Vec<u64> = index_keys(message.topic, known).collect();
-        self.dispatch(queue, offset, unit, &keys)?;
         let record_end = LogPosition(logged.commitlog_offset.0 + len as u64);
-        self.index.advance(record_end.0);
+        // after a cut the index is made again from all of the log, also where the frames that speak of it are still to come
+        let is_indexed = record_end.0 <= self.index.indexed_to();
+        let keys: Vec<u64> = if is_indexed { Vec::new() } else { index_keys(message.topic, known).collect() };
+        self.dispatch(queue, offset, unit, &keys)?;
+        if !is_indexed {
+            self.index.advance(record_end.0);
+        }
         if self.followed_to().is_some_and(|readable| record_end > readable) {
             self.hide(queue, offset, record_end);
         }

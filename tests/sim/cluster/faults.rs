@@ -266,6 +266,8 @@ fn judge_loss(world: &mut World, group: &str, death: Death, held: &BTreeSet<Stri
         // the new master had it, and lost it from its own disk
         if world.oracle.ever.get(unit).is_some_and(|id| held.contains(id)) {
             world.oracle.expect("", unit, Class::StoredNotFlushedLost);
+            // that it had received it may not have been told any more
+            world.looks_like.insert((String::new(), unit.to_string()), NOT_REPLICATED);
         }
     }
     let count = destroyed.len();
