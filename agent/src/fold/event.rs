@@ -72,7 +72,7 @@ pub enum What {
         named: Vec<NamedMessage>,
     },
     /// Recovery took a copy: the broker must make it again, or its debt is lost.
-    CopyLost { group: Name, copy: Span, parent: MessageIdentity, reason: CopyReason },
+    CopyLost { class: Class, group: Name, copy: Span, parent: MessageIdentity, reason: CopyReason },
     /// A copy was stored (only told while some are missing).
     CopyRemade { group: Name, parent: MessageIdentity, reason: CopyReason },
     /// A debt of a group ended without its getting the messages; `ids` are those still in memory.

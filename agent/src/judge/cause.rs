@@ -45,7 +45,7 @@ pub fn cause(books: Option<&BrokerBooks>, class: Class, epoch: u64, what: &What)
             ),
         ),
         Class::NotReplicatedAtFailover => {
-            cause("replicate", setting("brokerRole"), promoted_event(books, epoch, what))
+            cause("replicate", setting("brokerRole"), promoted_event(epoch, what))
         }
         Class::Undecided => cause("store", setting("flushDiskType"), undecided_event(what).to_owned()),
         Class::ExpiredBeforeConsumption => cause(
@@ -123,17 +123,13 @@ fn store_event(what: &What) -> String {
     }
 }
 
-fn promoted_event(books: Option<&BrokerBooks>, epoch: u64, what: &What) -> String {
+fn promoted_event(epoch: u64, what: &What) -> String {
     let promoted = match what {
-        What::Taken { member, .. } => Some(&**member),
-        _ => books.and_then(|books| books.promoted_after(epoch)),
+        What::Taken { member, .. } => member,
+        _ => "another member",
     };
-    let last =
-        books.and_then(|books| books.epochs.iter().rev().find(|started| started.epoch.number == epoch));
-    let last = last.map_or("the last master", |started| started.member());
     format!(
-        "{} was promoted when epoch {epoch} ended, and had not received it; {last} may still have it",
-        promoted.unwrap_or("another member")
+        "{promoted} was promoted when epoch {epoch} ended, and had not received it; the last master may still have it"
     )
 }
 

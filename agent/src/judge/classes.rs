@@ -19,8 +19,8 @@ impl Judge {
             }
             What::StoreLost { .. } => self.stored_not_flushed_lost(books, &event),
             What::Taken { .. } => self.taken_by_recovery(books, &event),
-            What::CopyLost { group, copy, parent, reason } => {
-                self.copy_lost(books, &event, group, (*copy, *parent, *reason));
+            What::CopyLost { class, group, copy, parent, reason } => {
+                self.copy_lost(books, &event, (*class, group), (*copy, *parent, *reason));
             }
             What::CopyRemade { group, parent, reason } => self.copy_remade(&event, group, *parent, *reason),
             What::Lost { class, group, span, ids, .. } => {
@@ -186,7 +186,7 @@ impl Judge {
         &mut self,
         books: &Books,
         event: &Event,
-        group: &Name,
+        (class, group): (Class, &Name),
         what: (Span, MessageIdentity, CopyReason),
     ) {
         let (copy, parent, reason) = what;
@@ -203,7 +203,6 @@ impl Judge {
         let key = copy_key(event, group, parent, reason);
         let due = event.wall_ms.saturating_add(self.deadlines.copy_remade_ms);
         let text = format!("recovery took the copy at offset {}; it was to be made again", copy.from);
-        let class = lost_class(books, &event.source, event.epoch);
         let about = About { class, key, group, span: copy, text };
         if let Some(incident) = self.grow(books, event, about) {
             incident.verdict.due_wall_ms = due;

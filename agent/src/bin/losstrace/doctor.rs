@@ -110,13 +110,13 @@ mod tests {
             strict(settings);
             settings.broker.members = vec![member];
         };
-        assert_eq!(found(group), ["shared-disk", "async-replication"]);
+        assert_eq!(found(group), ["async-replication", "shared-disk"]);
         let alone = |settings: &mut Settings| {
             strict(settings);
             settings.listen.replication = Some(member);
             (settings.broker.broker_role, settings.broker.in_sync_replicas) = (BrokerRole::SyncMaster, 1);
         };
-        assert_eq!(found(alone), ["shared-disk", "sync-without-replicas"]);
+        assert_eq!(found(alone), ["sync-without-replicas", "shared-disk"]);
         let careless = |settings: &mut Settings| {
             settings.broker.journal = false;
             settings.broker.retry_max = 0;

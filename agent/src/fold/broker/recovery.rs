@@ -27,7 +27,7 @@ impl BrokerBooks {
         }
         let cuts = self.cuts(recovered, unnamed > 0);
         let closed_epoch = self.epoch;
-        let copies = self.take_lost_copies(&cuts);
+        let copies = self.take_lost_copies(&cuts, promoted);
         let before = self.before_recovery(recovered, promoted);
         let (mut tail, mut bad) = (Gone::default(), Gone::default());
         let mut windows = Vec::new();
@@ -171,7 +171,15 @@ impl BrokerBooks {
 
     /// Copies among what recovery took: the broker makes them again, so their debts are not over. A due copy's record waits
     /// in the schedule again.
-    fn take_lost_copies(&mut self, cuts: &BTreeMap<QueueKey, (u64, u64)>) -> BTreeMap<QueueKey, Ranges> {
+    fn take_lost_copies(
+        &mut self,
+        cuts: &BTreeMap<QueueKey, (u64, u64)>,
+        promoted: &Name,
+    ) -> BTreeMap<QueueKey, Ranges> {
+        let class = match self.is_replaced_by(promoted) {
+            true => Class::NotReplicatedAtFailover,
+            false => Class::StoredNotFlushedLost,
+        };
         let mut taken: BTreeMap<QueueKey, Ranges> = BTreeMap::new();
         let mut lost = Vec::new();
         let kept = self.replication.waiting.iter().chain(self.unflushed.iter());
@@ -194,7 +202,7 @@ impl BrokerBooks {
             let (from, to) = (at.queue_offset, at.queue_offset + 1);
             let copy = Span { queue: at.queue, from, to, epoch: at.epoch_number };
             self.missing_copies.insert((group.clone(), parent, reason));
-            self.emit(What::CopyLost { group, copy, parent, reason });
+            self.emit(What::CopyLost { class, group, copy, parent, reason });
         }
         taken
     }

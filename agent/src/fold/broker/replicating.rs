@@ -99,12 +99,17 @@ impl BrokerBooks {
         self.replication.with_all_before().cloned().collect()
     }
 
+    /// Whether this is another member than the last master; false where nobody can say.
+    pub(super) fn is_replaced_by(&self, promoted: &str) -> bool {
+        is_another(self.epochs.last().map_or("", |started| started.member()), promoted)
+    }
+
     /// What can be told apart only before a recovery is applied.
     pub(super) fn before_recovery(&self, recovered: &Recovered, promoted: &Name) -> Before {
         let last = self.epochs.last().map_or("", |started| started.member());
         // a group of replicas without names: nobody can say whether the same disk was recovered
         let same_disk = *last == **promoted && (!last.is_empty() || self.replication.replicas.is_empty());
-        let promoted = if is_another(last, promoted) { promoted.clone() } else { "".into() };
+        let promoted = if self.is_replaced_by(promoted) { promoted.clone() } else { "".into() };
         let places = |entry: &Unflushed| entry.runs.clone();
         Before {
             unreceived: self.unreceived_by(&promoted),

@@ -128,6 +128,10 @@ fn a_report_of_what_a_fail_over_took_unheard_names_it() {
     assert_eq!(w.answer(|_| Vec::new()), 1);
     let lost = w.verdicts().into_iter().find(|v| v.class.is_loss()).expect("told");
     assert_eq!((lost.class, lost.ids.clone()), (Class::NotReplicatedAtFailover, vec!["unheard".to_owned()]));
-    assert!(lost.cause.event.starts_with("two was promoted when epoch 1 ended"), "{}", lost.cause.event);
+    assert!(
+        lost.cause.event.starts_with("another member was promoted when epoch 1 ended"),
+        "{}",
+        lost.cause.event
+    );
     assert_eq!(undecided(&w), Some(6));
 }
