@@ -3,7 +3,7 @@
 //! count within one epoch, since a later master may cut it.
 
 use crate::fold::event::Span;
-use crate::fold::unflushed::{Unflushed, UnflushedQueue};
+use crate::fold::unflushed::{Limits, Unflushed, UnflushedQueue};
 use lifecycle::fact::EpochStarted;
 use lifecycle::identity::{LogPosition, Name, QueueKey};
 use lifecycle::ranges::Ranges;
@@ -11,10 +11,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Replicas of one source; a broker takes no more.
 pub const REPLICAS_MAX: usize = 16;
-/// Bytes of client ids kept of messages that are on the master's disk and not with enough replicas.
-const ID_BYTES_MAX: usize = 16 << 20;
+/// Of what is on the master's disk and not with enough replicas: a replica may be away for days.
+const WAITING: Limits = Limits { id_bytes: 16 << 20, runs: 1 << 16, copies: 1 << 16 };
 /// Risks kept apart; beyond it neighbours join, and end together.
 pub const RISKS_MAX: usize = 64;
+/// Ranges of all risks; beyond it those of a queue become one, with what lies between them.
+const RISK_RANGES_MAX: usize = 4_096;
 
 /// How far a replica said it was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -37,7 +39,7 @@ pub struct Risk {
 }
 
 /// Replicas of one source, and what waits for them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Replication {
     /// Those that have spoken in this epoch.
     pub replicas: BTreeMap<Name, Replica>,
@@ -53,6 +55,20 @@ pub struct Replication {
     others: usize,
     /// Whether they must have it on disk.
     on_disk: bool,
+}
+
+impl Default for Replication {
+    fn default() -> Self {
+        Replication {
+            waiting: UnflushedQueue::new(WAITING),
+            replicas: BTreeMap::new(),
+            risks: VecDeque::new(),
+            flushed: LogPosition::default(),
+            before: LogPosition::default(),
+            others: 0,
+            on_disk: false,
+        }
+    }
 }
 
 impl Replication {
@@ -111,7 +127,7 @@ impl Replication {
         if !self.is_expected() || entry.log_end <= self.confirmed() {
             return Some(entry);
         }
-        self.waiting.put_within(entry, ID_BYTES_MAX);
+        self.waiting.put(entry);
         None
     }
 
@@ -140,7 +156,14 @@ impl Replication {
             Some(last) if last.log_end >= log_end && last.epoch == epoch => last.join(risk),
             _ => self.risks.push_back(risk),
         }
+        if self.risk_ranges().map(Ranges::run_count).sum::<usize>() > RISK_RANGES_MAX {
+            self.risks.iter_mut().for_each(Risk::fill);
+        }
         true
+    }
+
+    fn risk_ranges(&self) -> impl Iterator<Item = &Ranges> {
+        self.risks.iter().flat_map(|risk| risk.ranges.values())
     }
 
     /// Half as many, each as long as the longer of two.
@@ -162,26 +185,24 @@ impl Replication {
 
     /// Takes what is no longer at risk.
     pub fn take_safe(&mut self) -> Vec<Span> {
-        let safe_to = self.safe_to();
         let mut safe = Vec::new();
+        if self.risks.is_empty() {
+            return safe;
+        }
+        let safe_to = self.safe_to();
         while let Some(risk) = self.risks.pop_front_if(|risk| risk.log_end <= safe_to) {
             safe.extend(risk.spans());
         }
         safe
     }
 
-    /// Messages answered without enough replicas.
+    /// Messages answered without enough replicas; when there are very many ranges of them, at most so many.
     pub fn at_risk_count(&self) -> u64 {
-        self.risks.iter().flat_map(|risk| risk.ranges.values()).map(Ranges::len).sum()
+        self.risk_ranges().map(Ranges::len).sum()
     }
 
-    /// Whether this message was answered without enough replicas, and these do not have it yet.
-    pub fn is_at_risk(&self, queue: QueueKey, offset: u64) -> bool {
-        let in_risk = |risk: &Risk| risk.ranges.get(&queue).is_some_and(|ranges| ranges.contains(offset));
-        self.risks.iter().any(in_risk)
-    }
-
-    /// A recovery kept the log up to `log_end`, without what is `lost`: what survived is as much at risk as before.
+    /// A recovery kept the log up to `log_end`, without what is `lost`: what survived is as much at risk as before. What waited must
+    /// have been taken.
     pub fn cut(&mut self, log_end: LogPosition, lost: &BTreeMap<QueueKey, Ranges>) {
         for risk in &mut self.risks {
             risk.log_end = risk.log_end.min(log_end);
@@ -195,11 +216,10 @@ impl Replication {
         self.risks.retain(|risk| !risk.ranges.is_empty());
         self.flushed = log_end;
         self.before = log_end;
-        while self.waiting.pop().is_some() {}
     }
 
-    /// The replicas that have at least what enough of them have.
-    pub fn with_all_before(&self) -> impl Iterator<Item = &Name> {
+    /// The replicas that have all of what no longer waits.
+    pub fn with_the_rest(&self) -> impl Iterator<Item = &Name> {
         let confirmed = self.confirmed();
         let has = move |replica: &Replica| confirmed >= self.before && replica.received >= confirmed;
         self.replicas.iter().filter(move |(_, replica)| has(replica)).map(|(name, _)| name)
@@ -219,10 +239,83 @@ impl Risk {
         }
     }
 
+    /// One range for each queue. What lies between is no less safe than what is behind it.
+    fn fill(&mut self) {
+        for ranges in self.ranges.values_mut() {
+            if let (Some(from), Some(to)) = (ranges.first(), ranges.end()) {
+                ranges.insert(from, to);
+            }
+        }
+    }
+
     fn spans(&self) -> impl Iterator<Item = Span> + '_ {
         let epoch = self.epoch;
         self.ranges.iter().flat_map(move |(queue, ranges)| {
             ranges.iter().map(move |(from, to)| Span { queue: *queue, from, to, epoch })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fold::unflushed::UnflushedCopy;
+    use lifecycle::fact::StoredRun;
+    use lifecycle::identity::{CopyReason, MessageIdentity};
+
+    fn waiting_for_one() -> Replication {
+        Replication { others: 1, ..Replication::default() }
+    }
+
+    #[test]
+    fn what_waits_for_a_replica_that_is_away_is_bounded() {
+        let mut replication = waiting_for_one();
+        let turns = 3 * WAITING.runs as u64;
+        for turn in 0..turns {
+            let at = MessageIdentity { queue_offset: turn, ..MessageIdentity::default() };
+            let copy = UnflushedCopy { at, group: "g".into(), parent: at, reason: CopyReason::Retry };
+            let run = StoredRun { queue: QueueKey::default(), queue_offset: turn, count: 1 };
+            let (log_end, ids) = (LogPosition(turn + 1), [&[b'x'; 200][..]].into_iter().collect());
+            let entry = Unflushed {
+                first_ordinal: turn,
+                log_end,
+                counted: 1,
+                runs: vec![run],
+                ids,
+                copies: vec![copy],
+            };
+            assert_eq!(replication.wait(entry), None);
+        }
+        let entries: Vec<&Unflushed> = replication.waiting.iter().collect();
+        assert!(entries.len() <= WAITING.runs, "{} entries", entries.len());
+        assert!(entries.iter().map(|entry| entry.ids.byte_len()).sum::<usize>() <= WAITING.id_bytes);
+        assert_eq!(entries.iter().map(|entry| entry.copies.len()).sum::<usize>(), WAITING.copies);
+        assert_eq!(replication.waiting.counted(), turns, "all of it is counted");
+        assert_eq!(replication.has(QueueKey::default(), turns - 1), Some(false), "and ranged");
+        replication.replicated(&"two".into(), LogPosition(turns), false);
+        while replication.waiting.pop_flushed(replication.confirmed()).is_some() {}
+        assert_eq!((replication.waiting.counted(), replication.waiting.iter().count()), (0, 0));
+    }
+
+    #[test]
+    fn risks_in_very_many_places_are_joined_and_end_all_the_same() {
+        let mut replication = waiting_for_one();
+        // every second offset of one queue: what lies between was answered otherwise
+        let count = 3 * RISK_RANGES_MAX as u64;
+        for n in 0..count {
+            let span = Span { queue: QueueKey::default(), from: 2 * n, to: 2 * n + 1, epoch: 1 };
+            assert!(replication.at_risk(LogPosition(n + 1), &[span], 1));
+        }
+        assert!(replication.risks.len() <= RISKS_MAX);
+        assert!(replication.risk_ranges().map(Ranges::run_count).sum::<usize>() <= RISK_RANGES_MAX);
+        assert!((count..2 * count).contains(&replication.at_risk_count()), "never fewer than there are");
+        replication.flushed = LogPosition(count);
+        replication.replicated(&"two".into(), LogPosition(count - 1), false);
+        replication.take_safe();
+        let left: Vec<Span> = replication.risks.iter().flat_map(Risk::spans).collect();
+        assert!(left.iter().any(|span| span.to == 2 * count - 1), "the last one is at risk: {left:?}");
+        replication.replicated(&"two".into(), LogPosition(count), false);
+        assert!(!replication.take_safe().is_empty());
+        assert_eq!(replication.at_risk_count(), 0);
     }
 }

@@ -7,10 +7,19 @@ use lifecycle::identity::{CopyReason, LogPosition, MessageIdentity, Name, QueueK
 use lifecycle::ids::IdColumn;
 use std::collections::VecDeque;
 
-/// Bytes of client ids kept.
-pub const UNFLUSHED_ID_BYTES_MAX: usize = 48 << 20;
-/// Runs kept apart; beyond it turns join the newest one.
-pub const UNFLUSHED_RUNS_MAX: usize = 1 << 18;
+/// How much is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of client ids.
+    pub id_bytes: usize,
+    /// Runs kept apart; beyond it turns join the newest one.
+    pub runs: usize,
+    /// Copies known as such; one that is lost beyond it is told as any message.
+    pub copies: usize,
+}
+
+/// Of what is not on disk yet.
+pub const UNFLUSHED: Limits = Limits { id_bytes: 48 << 20, runs: 1 << 18, copies: 1 << 16 };
 
 /// The messages of one turn (or more, beyond the limit).
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -59,11 +68,13 @@ impl Unflushed {
 }
 
 /// Messages not yet known to be on disk, of one source.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct UnflushedQueue {
+    limits: Limits,
     entries: VecDeque<Unflushed>,
     id_bytes: usize,
     run_count: usize,
+    copy_count: usize,
     counted: u64,
     /// Messages whose names did not fit.
     pub unnamed: u64,
@@ -71,7 +82,28 @@ pub struct UnflushedQueue {
     pub first_number: u64,
 }
 
+impl Default for UnflushedQueue {
+    fn default() -> Self {
+        UnflushedQueue::new(UNFLUSHED)
+    }
+}
+
 impl UnflushedQueue {
+    /// An empty one.
+    pub fn new(limits: Limits) -> Self {
+        let (entries, id_bytes, run_count, copy_count) = Default::default();
+        UnflushedQueue {
+            limits,
+            entries,
+            id_bytes,
+            run_count,
+            copy_count,
+            counted: 0,
+            unnamed: 0,
+            first_number: 0,
+        }
+    }
+
     /// Adds what was stored; `counted` of it is new.
     pub fn push(&mut self, stored: &Stored, counted: u64) {
         let entry = Unflushed {
@@ -82,13 +114,19 @@ impl UnflushedQueue {
             ids: stored.ids.clone(),
             copies: Vec::new(),
         };
-        self.put_within(entry, UNFLUSHED_ID_BYTES_MAX);
+        self.put(entry);
     }
 
     /// Adds an entry (also one read back from its row).
-    pub fn put(&mut self, entry: Unflushed) {
+    pub fn put(&mut self, mut entry: Unflushed) {
+        if self.id_bytes + entry.ids.byte_len() + 4 * entry.ids.len() > self.limits.id_bytes {
+            self.unnamed += entry.ids.len() as u64;
+            entry.ids = IdColumn::new();
+        }
+        entry.copies.truncate(self.limits.copies.saturating_sub(self.copy_count));
+        self.copy_count += entry.copies.len();
         self.counted += entry.counted;
-        if self.run_count >= UNFLUSHED_RUNS_MAX
+        if self.run_count >= self.limits.runs
             && let Some(last) = self.entries.back_mut()
         {
             // joined turns no longer align with their ids, so the names go and only the count stays
@@ -103,19 +141,13 @@ impl UnflushedQueue {
         self.entries.push_back(entry);
     }
 
-    /// Adds an entry, without its ids when there are more than so many bytes of them.
-    pub fn put_within(&mut self, mut entry: Unflushed, id_bytes_max: usize) {
-        if self.id_bytes + entry.ids.byte_len() + 4 * entry.ids.len() > id_bytes_max {
-            self.unnamed += entry.ids.len() as u64;
-            entry.ids = IdColumn::new();
-        }
-        self.put(entry);
-    }
-
     /// Notes that a message of the newest entry is a copy.
     pub fn note_copy(&mut self, copy: UnflushedCopy) {
-        if let Some(last) = self.entries.back_mut() {
+        if self.copy_count < self.limits.copies
+            && let Some(last) = self.entries.back_mut()
+        {
             last.copies.push(copy);
+            self.copy_count += 1;
         }
     }
 
@@ -132,6 +164,7 @@ impl UnflushedQueue {
         let entry = self.entries.pop_front()?;
         self.id_bytes -= entry.ids.byte_len() + 4 * entry.ids.len();
         self.run_count -= entry.runs.len().min(self.run_count);
+        self.copy_count -= entry.copies.len();
         self.counted -= entry.counted;
         self.first_number += 1;
         Some(entry)

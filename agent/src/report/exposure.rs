@@ -150,7 +150,7 @@ fn replication_findings(broker: &BrokerBooks, report: &mut ExposureReport) {
         find("sync-without-replicas", "critical", 0, SYNC_ALONE);
     }
     if replicas < broker.replication.others() {
-        let text = "fewer replicas follow than a send needs to be answered OK";
+        let text = "fewer replicas have been heard of in this epoch than a send needs to be answered OK";
         find("replicas-missing", "critical", 0, text);
     }
     if role == "ASYNC_MASTER" && replicas > 0 {

@@ -10,7 +10,7 @@ use crate::fold::class::Class;
 use crate::fold::group_queue::GroupQueue;
 use crate::fold::marks::State;
 use crate::judge::Judge;
-use crate::judge::verdict::{Verdict, VerdictState};
+use crate::judge::verdict::{Verdict, VerdictSpan, VerdictState};
 use lifecycle::identity::{MessageIdentity, Name};
 
 /// What is asked, and what the sources said about it.
@@ -56,7 +56,9 @@ pub fn message(books: &Books, judge: &Judge, asked: &Asked) -> MessageTimeline {
         .collect();
     timeline.incidents = verdicts.iter().map(|v| v.incident.to_string()).collect();
     let store_loss = verdicts.iter().find(|v| v.group.is_empty() && v.class.is_loss()).copied();
-    timeline.stages = store_stages(broker, at, store_loss);
+    let is_at_risk =
+        verdicts.iter().any(|v| v.class == Class::AnsweredNotDurable && covers(&v.open_spans, at));
+    timeline.stages = store_stages(broker, at, (store_loss, is_at_risk));
     for (name, group) in &broker.groups {
         if let Some(owed) = group.queues.get(&at.queue) {
             let verdict = verdicts.iter().find(|v| v.group == **name).copied();
@@ -79,13 +81,12 @@ fn is_copy(books: &Books, source: &Name, at: MessageIdentity) -> bool {
 }
 
 /// Answers are decided in the order of storing, so only those that still wait need to be known one by one.
-fn answered(broker: &BrokerBooks, at: MessageIdentity) -> Stage {
+fn answered(broker: &BrokerBooks, at: MessageIdentity, is_at_risk: bool) -> Stage {
     let ordinal = broker.unflushed.ordinal_of(at.queue, at.queue_offset);
     if ordinal.is_some_and(|ordinal| ordinal >= broker.answered_end) {
         return stage("answered", "not yet", None, "the answer was not decided yet".to_owned());
     }
-    let without_replicas = broker.replication.is_at_risk(at.queue, at.queue_offset);
-    if without_replicas || ordinal.is_some_and(|ordinal| broker.at_risk.contains(ordinal)) {
+    if is_at_risk {
         let text = "answered with less than the promised durability".to_owned();
         return stage("answered", "yes", None, text);
     }
@@ -98,19 +99,26 @@ fn with_epoch(broker: &BrokerBooks, at: MessageIdentity) -> MessageIdentity {
 }
 
 fn names(verdict: &Verdict, source: &Name, at: MessageIdentity, id: &str) -> bool {
-    let by_place = verdict.broker == **source
-        && verdict.spans.iter().any(|span| {
-            let same_epoch = span.epoch == 0 || at.epoch_number == 0 || span.epoch == at.epoch_number;
-            span.queue() == at.queue && (span.from..span.to).contains(&at.queue_offset) && same_epoch
-        });
+    let by_place = verdict.broker == **source && covers(&verdict.spans, at);
     by_place || (!id.is_empty() && verdict.ids.iter().any(|known| known == id))
+}
+
+fn covers(spans: &[VerdictSpan], at: MessageIdentity) -> bool {
+    spans.iter().any(|span| {
+        let same_epoch = span.epoch == 0 || at.epoch_number == 0 || span.epoch == at.epoch_number;
+        span.queue() == at.queue && (span.from..span.to).contains(&at.queue_offset) && same_epoch
+    })
 }
 
 fn stage(stage: &str, reached: &str, at_wall_ms: Option<u64>, text: String) -> Stage {
     Stage { stage: stage.to_owned(), reached: reached.to_owned(), at_wall_ms, text, evidence: Vec::new() }
 }
 
-fn store_stages(broker: &BrokerBooks, at: MessageIdentity, loss: Option<&Verdict>) -> Vec<Stage> {
+fn store_stages(
+    broker: &BrokerBooks,
+    at: MessageIdentity,
+    (loss, is_at_risk): (Option<&Verdict>, bool),
+) -> Vec<Stage> {
     let queue = broker.queues.get(&at.queue);
     let mut stages = Vec::new();
     let since = queue.and_then(|queue| queue.stored_wall_ms(at.queue_offset));
@@ -118,7 +126,7 @@ fn store_stages(broker: &BrokerBooks, at: MessageIdentity, loss: Option<&Verdict
     let about = since.map_or(String::new(), |ms| format!(", not before {}", times::text(ms)));
     stages.push(stage("stored", "yes", None, format!("{place}{about}")));
     if !is_system(broker.topic_name(at.queue.topic)) {
-        stages.push(answered(broker, at));
+        stages.push(answered(broker, at, is_at_risk));
     }
     if let Some(verdict) = loss {
         stages.push(match verdict.class {

@@ -96,7 +96,7 @@ impl BrokerBooks {
         if spans.iter().any(waits) {
             return Vec::new();
         }
-        self.replication.with_all_before().cloned().collect()
+        self.replication.with_the_rest().cloned().collect()
     }
 
     /// Whether this is another member than the last master; false where nobody can say.

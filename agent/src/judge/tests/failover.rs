@@ -135,3 +135,57 @@ fn a_report_of_what_a_fail_over_took_unheard_names_it() {
     );
     assert_eq!(undecided(&w), Some(6));
 }
+
+fn findings(w: &World) -> Vec<String> {
+    let report = crate::report::exposure::exposure(&w.books, &w.judge, w.now.wall_ms);
+    let of_replication =
+        ["single-copy", "unreplicated", "replicas-missing", "async-replication", "not-durable-answers"];
+    let found = report.findings.into_iter().filter(|f| of_replication.contains(&f.finding.as_str()));
+    found.map(|finding| format!("{} {}", finding.finding, finding.messages)).collect()
+}
+
+#[test]
+fn exposure_tells_what_a_fail_over_would_take() {
+    let mut w = World::with(&SYNC);
+    answer(&mut w, 3, AnswerClass::SlaveNotAvailable);
+    assert_eq!(
+        findings(&w),
+        ["single-copy 3", "replicas-missing 0", "unreplicated 3", "not-durable-answers 3"]
+    );
+    w.replicated("two", 2);
+    assert_eq!(findings(&w), ["unreplicated 3", "not-durable-answers 3"], "one turn stored all three");
+    w.replicated("two", 3);
+    assert_eq!(findings(&w), Vec::<String>::new());
+    let mut w = World::with(&[("brokerRole", "ASYNC_MASTER")]);
+    answer(&mut w, 1, AnswerClass::Flushed);
+    assert_eq!(findings(&w), ["single-copy 1"]);
+    w.replicated("two", 1);
+    assert_eq!(findings(&w), ["async-replication 0"]);
+}
+
+/// The stage `replicated` of a message, and whether its answer was less than the promise.
+fn shown(w: &World, offset: u64) -> (Option<String>, bool) {
+    use crate::report::timeline::{Asked, message};
+    let places = vec![("b".into(), at(ORDERS, offset, 1))];
+    let timeline = message(&w.books, &w.judge, &Asked { places, complete: true, ..Asked::default() });
+    let stage = |name: &str| timeline.stages.iter().find(|stage| stage.stage == name);
+    let lesser = stage("answered").is_some_and(|stage| stage.text.contains("less than the promised"));
+    (stage("replicated").map(|stage| stage.reached.clone()), lesser)
+}
+
+#[test]
+fn a_timeline_tells_whether_enough_replicas_have_it() {
+    let mut w = World::with(&SYNC);
+    answer(&mut w, 1, AnswerClass::SlaveNotAvailable);
+    answer(&mut w, 1, AnswerClass::SlaveNotAvailable);
+    w.replicated("two", 1);
+    assert_eq!(shown(&w, 0), (Some("yes".into()), false));
+    assert_eq!(shown(&w, 1), (Some("not yet".into()), true));
+    w.promote("three", 1, 0);
+    assert_eq!(shown(&w, 1).0, Some("no".into()));
+    assert_eq!(shown(&w, 0).0, Some("unknown".into()), "its replicas have not spoken yet");
+    let mut w = World::new();
+    w.send(1);
+    w.flush();
+    assert_eq!(shown(&w, 0), (None, false), "nobody is promised a replica");
+}
