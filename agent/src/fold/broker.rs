@@ -302,10 +302,7 @@ impl BrokerBooks {
         }
         let stored_before = self.store.stored;
         for fact in &frame.facts {
-            match fact {
-                Fact::Recovered(recovered) => self.recovered(recovered, &member_of(frame)),
-                fact => self.apply_fact(fact, frame.snapshot),
-            }
+            self.apply_fact(fact, frame);
         }
         let stored = self.store.stored - stored_before;
         if stored > 0 && !frame.snapshot {
@@ -353,7 +350,7 @@ impl BrokerBooks {
         self.emit(What::Gap { incarnation, from, to });
     }
 
-    fn apply_fact(&mut self, fact: &Fact, snapshot: bool) {
+    fn apply_fact(&mut self, fact: &Fact, frame: &Frame) {
         match fact {
             Fact::Stored(stored) => self.stored(stored),
             Fact::Flushed { log_position } => self.flushed(*log_position),
@@ -368,6 +365,7 @@ impl BrokerBooks {
             Fact::JournalFlushed { sequence } => self.journal_flushed(*sequence),
             Fact::Reserved { messages, .. } => self.reserved_messages = *messages,
             Fact::EpochStarted(started) => self.epoch_started(started),
+            Fact::Recovered(recovered) => self.recovered(recovered, &member_of(frame)),
             Fact::TopicConfigured(configured) => self.topic_configured(configured),
             Fact::TopicDeleted { topic, .. } => self.topic_deleted(*topic),
             Fact::Expired { queue, from, to, .. } => self.expired(*queue, *from, *to),
@@ -385,9 +383,8 @@ impl BrokerBooks {
             Fact::Replicated { replica, log_position, durable } => {
                 self.replicated(replica, *log_position, *durable);
             }
-            // applied with its whole frame
-            Fact::ClockStepped { .. } | Fact::Recovered(_) => {}
-            _ => self.apply_group_fact(fact, snapshot),
+            Fact::ClockStepped { .. } => {}
+            _ => self.apply_group_fact(fact, frame.snapshot),
         }
     }
 
