@@ -337,7 +337,7 @@ impl World {
         match rules.count(&mine, number, &answers) {
             Outcome::TooFew(_) => Round::Again,
             Outcome::Elected => Round::Elected(number),
-            Outcome::CopyFirst(other) => match self.copy_first(other, who) {
+            Outcome::CopyFirst((other, _)) => match self.copy_first(*other, who) {
                 true => Round::Elected(number),
                 false => Round::Again,
             },

@@ -92,12 +92,10 @@ impl Candidate {
         match rules.count(&mine, number, &answers) {
             Outcome::TooFew(seen) => return Ok(Round::TooFew(seen)),
             Outcome::Elected => {}
-            Outcome::CopyFirst(address) => {
-                let most = answers.into_iter().find(|(who, _)| *who == address);
-                let other = most.map(|(_, standing)| standing).unwrap_or_default();
+            Outcome::CopyFirst((address, other)) => {
                 tracing::warn!(member = %address, theirs = other.log.end.0, ours = mine.log.end.0,
                     "another member has more: it is copied first");
-                follow::copy(&self.core, address, self.progress.clone(), other).await?;
+                follow::copy(&self.core, *address, self.progress.clone(), other.clone()).await?;
             }
         }
         tracing::info!(number, "enough members have promised");

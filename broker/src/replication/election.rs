@@ -30,14 +30,14 @@ pub enum Opening {
 }
 
 /// What comes after everybody was asked to promise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome<K> {
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome<'a, K> {
     /// Only so many members have promised, this one included.
     TooFew(usize),
     /// This member has whatever any of them has.
     Elected,
     /// Another member has more: that is copied first.
-    CopyFirst(K),
+    CopyFirst(&'a (K, Standing)),
 }
 
 /// The epoch number of a log's last epoch; 0: none.
@@ -60,7 +60,7 @@ impl Rules {
     }
 
     /// What to do, given who answered when asked to promise `number`. Who had promised as much before refuses, and is not counted.
-    pub fn count<K: Copy>(&self, mine: &Standing, number: u64, answers: &[(K, Standing)]) -> Outcome<K> {
+    pub fn count<'a, K>(&self, mine: &Standing, number: u64, answers: &'a [(K, Standing)]) -> Outcome<'a, K> {
         let promised: Vec<_> = answers.iter().filter(|(_, other)| other.promised == number).collect();
         if self.lacks(promised.len()) {
             return Outcome::TooFew(1 + promised.len());
@@ -68,7 +68,7 @@ impl Rules {
         let has = |standing: &Standing| -> (u64, LogPosition) { (newest(standing), standing.log.end) };
         let most = promised.into_iter().max_by_key(|(_, other)| has(other));
         match most.filter(|(_, other)| has(other) > has(mine)) {
-            Some((who, _)) => Outcome::CopyFirst(*who),
+            Some(most) => Outcome::CopyFirst(most),
             None => Outcome::Elected,
         }
     }
