@@ -36,11 +36,51 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
 
-/// The seeds of this run.
-fn seeds() -> Vec<u64> {
+/// The seeds of this run; `usual`: how many, unless somebody wants others.
+fn seeds_or(usual: u64) -> Vec<u64> {
     match number("LOSSTRACE_SIM_SEED") {
         Some(seed) => vec![seed],
-        None => (1..=number("LOSSTRACE_SIM_SEEDS").unwrap_or(SEEDS)).collect(),
+        None => (1..=number("LOSSTRACE_SIM_SEEDS").unwrap_or(usual)).collect(),
+    }
+}
+
+fn seeds() -> Vec<u64> {
+    seeds_or(SEEDS)
+}
+
+/// What the runs of several seeds came to.
+#[derive(Default)]
+struct Total {
+    matrix: Matrix,
+    injected: BTreeMap<&'static str, u64>,
+}
+
+/// Runs all seeds, shows what they came to, and fails when one of them went wrong.
+fn total(seeds: &[u64], test: &str, run: impl Fn(u64) -> Outcome) -> Total {
+    let mut total = Total::default();
+    let (mut failed, mut messages) = (false, 0);
+    for seed in seeds {
+        let outcome = run(*seed);
+        failed |= show(&outcome, test);
+        messages += outcome.messages;
+        for (fault, count) in &outcome.injected {
+            *total.injected.entry(fault).or_default() += count;
+        }
+        total.matrix.merge(outcome.matrix);
+    }
+    let Total { matrix, injected } = &total;
+    println!("{} seeds, {messages} messages sent, faults: {injected:?}\n{matrix}", seeds.len());
+    assert!(!failed, "see above");
+    total
+}
+
+/// Each class was injected often enough, and decided often enough: nobody passes by calling everything undecided.
+fn check_often(matrix: &Matrix, classes: &[Class]) {
+    for class in classes {
+        let count = matrix.injected(*class);
+        assert!(count >= EACH_AT_LEAST, "only {count} of {} were injected", class.text());
+        let told = matrix.told(*class);
+        assert!(told >= TOLD_AT_LEAST, "only {told} of {count} {} were decided", class.text());
     }
 }
 
@@ -105,33 +145,16 @@ const IN_SCOPE: [Class; 18] = [
 ];
 /// Fewest of each class over the seeds of a whole run.
 const EACH_AT_LEAST: u64 = 30;
-/// Of these decided: nobody passes by calling everything undecided.
+/// Of these decided.
 const TOLD_AT_LEAST: u64 = 10;
 
 #[test]
 fn every_fault_is_told_with_its_class_and_nothing_else() {
-    let mut matrix = Matrix::default();
-    let mut injected: BTreeMap<&'static str, u64> = BTreeMap::new();
-    let (mut failed, mut messages) = (false, 0);
     let seeds = seeds();
-    for seed in &seeds {
-        let outcome = run(start(*seed), &everything(*seed));
-        failed |= show(&outcome, "every_fault_is_told_with_its_class_and_nothing_else");
-        messages += outcome.messages;
-        for (fault, count) in &outcome.injected {
-            *injected.entry(fault).or_default() += count;
-        }
-        matrix.merge(outcome.matrix);
-    }
-    println!("{} seeds, {messages} messages sent, faults: {injected:?}\n{matrix}", seeds.len());
-    assert!(!failed, "see above");
+    let test = "every_fault_is_told_with_its_class_and_nothing_else";
+    let Total { matrix, injected } = total(&seeds, test, |seed| run(start(seed), &everything(seed)));
     if seeds.len() > 1 {
-        for class in IN_SCOPE {
-            let count = matrix.injected(class);
-            assert!(count >= EACH_AT_LEAST, "only {count} of {} were injected", class.text());
-            let told = matrix.told(class);
-            assert!(told >= TOLD_AT_LEAST, "only {told} of {count} {} were decided", class.text());
-        }
+        check_often(&matrix, &IN_SCOPE);
         for act in acts::LOCAL.iter().chain([&outliving::ACT]).chain(&acts::MACHINE).chain(&acts::ENDS) {
             assert!(injected.contains_key(act.name), "{} never happened", act.name);
         }

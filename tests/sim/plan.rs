@@ -95,24 +95,24 @@ pub(crate) fn everything(seed: u64) -> Vec<Act> {
     acts
 }
 
-/// What every run begins with.
-pub(crate) fn begin(world: &mut World) {
-    world.create("load", LOAD_QUEUES, 6);
-    world.create("jobs", 1, 6);
-    company(world);
-}
-
 /// Runs acts one after the other, with company.
 pub(crate) fn run(start: Start, acts: &[Act]) -> Outcome {
     let mut world = World::new(start);
-    begin(&mut world);
+    play(&mut world, acts);
+    finish(world, start.seed)
+}
+
+/// Begins, and then one act after the other.
+pub(crate) fn play(world: &mut World, acts: &[Act]) {
+    world.create("load", LOAD_QUEUES, 6);
+    world.create("jobs", 1, 6);
+    company(world);
     for (number, act) in acts.iter().enumerate() {
         world.note(format_args!("act: {}", act.name));
         world.oracle.count(act.name);
-        (act.run)(&mut world, &format!("t{number}"));
-        company(&mut world);
+        (act.run)(world, &format!("t{number}"));
+        company(world);
     }
-    finish(world, start.seed)
 }
 
 pub(crate) fn finish(mut world: World, seed: u64) -> Outcome {

@@ -109,8 +109,8 @@ fn ask_some(world: &mut World, topic: &str, count: u64) -> Asked {
     asked
 }
 
-/// Writes down the answers that came. One that says less than OK is at risk: the agent tells it while the master's own disk does not
-/// have it, which is a matter of moments that no history of clients shows. So it may be said, and nothing else may.
+/// Writes down the answers that came. One that says less than OK is at risk until enough replicas have it; whether they had it by the
+/// time of the answer, and whether the agent heard of it at all, no history of clients shows. So it may be said, and nothing else may.
 fn answers(world: &mut World, asked: &mut Asked) {
     let promises = world.promises();
     for (id, slot) in std::mem::take(asked) {
@@ -265,6 +265,9 @@ fn judge_loss(world: &mut World, group: &str, death: Death, held: &BTreeSet<Stri
     for unit in destroyed.iter().filter(|unit| is_users(&unit.topic)) {
         // the new master had it, and lost it from its own disk
         if world.oracle.ever.get(unit).is_some_and(|id| held.contains(id)) {
+            if death != Death::AllPowerCut {
+                world.broken.push(format!("the new master had {unit}, and no power cut took it"));
+            }
             world.oracle.expect("", unit, Class::StoredNotFlushedLost);
             // that it had received it may not have been told any more
             world.looks_like.insert((String::new(), unit.to_string()), NOT_REPLICATED);
@@ -371,6 +374,13 @@ pub(super) fn rest(world: &mut World) {
     world.broken.extend(wrong);
 }
 
+/// Everybody has everything, every send was answered, and the group has read on.
+fn whole_again(world: &mut World, (group, topic): (&str, &str), asked: &mut Asked) {
+    rest(world);
+    answers(world, asked);
+    world.consume(Reader::of(group, topic), 1);
+}
+
 fn a_replica(world: &mut World) -> usize {
     let acting = world.group().acting;
     let others: Vec<usize> = (0..world.group().members.len()).filter(|who| *who != acting).collect();
@@ -394,9 +404,7 @@ fn replica_killed(world: &mut World, name: &str) {
     let count = world.rng.below(4);
     asked.extend(ask_some(world, name, count));
     assert!(world.start_member(who), "its disk works");
-    rest(world);
-    answers(world, &mut asked);
-    world.consume(Reader::of(&group, name), 1);
+    whole_again(world, (&group, name), &mut asked);
 }
 
 /// Stopped, not dead: its connection stands until somebody finds the silence too long.
@@ -410,9 +418,7 @@ fn replica_stopped(world: &mut World, name: &str) {
     world.pass(ms);
     asked.extend(ask_some(world, name, 2));
     world.with_group(|group, _| group.members[who].is_paused = false);
-    rest(world);
-    answers(world, &mut asked);
-    world.consume(Reader::of(&group, name), 1);
+    whole_again(world, (&group, name), &mut asked);
 }
 
 /// The replica cannot keep more: it stops where it is, and goes on from there once it can.
@@ -429,9 +435,7 @@ fn replica_disk_full(world: &mut World, name: &str) {
         world.oracle.count("died of a full disk");
         assert!(world.start_member(who), "its disk works");
     }
-    rest(world);
-    answers(world, &mut asked);
-    world.consume(Reader::of(&group, name), 1);
+    whole_again(world, (&group, name), &mut asked);
 }
 
 /// The replica's disk dies after some further effect, wherever that is: in its log, its journal, a flush or a slot.
@@ -453,7 +457,5 @@ fn replica_dies_between_effects(world: &mut World, name: &str) {
         world.oracle.count("died at an effect");
     }
     assert!(world.start_member(who), "its disk works");
-    rest(world);
-    answers(world, &mut asked);
-    world.consume(Reader::of(&group, name), 1);
+    whole_again(world, (&group, name), &mut asked);
 }

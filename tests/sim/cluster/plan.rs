@@ -1,13 +1,13 @@
 //! Owns the order of a group's run: company that must stay silent, and faults between, chosen by the seed. Called by the tests.
 
-use super::faults::{ALL, SKELETON, rest};
+use super::faults::{ALL, NOT_REPLICATED, SKELETON, rest};
 use super::{GroupStart, Mutant};
 use crate::acts::Act;
 use crate::matrix::Matrix;
-use crate::plan::{Outcome, begin, company, finish, shuffled, start};
+use crate::plan::{Outcome, finish, play, shuffled, start};
 use crate::world::World;
+use crate::{Total, check_often, total};
 use broker::config::{BrokerRole, ReplicaAck};
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use store::disk_sim::SimRng;
 
@@ -36,13 +36,7 @@ fn run(seed: u64, group: GroupStart, acts: &[Act]) -> Outcome {
     let mut world = World::with_members(start(seed), group);
     world.note(format_args!("{group:?} sync flush {}", world.is_sync()));
     let whole = catch_unwind(AssertUnwindSafe(|| {
-        begin(&mut world);
-        for (number, act) in acts.iter().enumerate() {
-            world.note(format_args!("act: {}", act.name));
-            world.oracle.count(act.name);
-            (act.run)(&mut world, &format!("t{number}"));
-            company(&mut world);
-        }
+        play(&mut world, acts);
         rest(&mut world);
     }));
     match whole {
@@ -62,10 +56,7 @@ fn run(seed: u64, group: GroupStart, acts: &[Act]) -> Outcome {
 }
 
 fn seeds() -> Vec<u64> {
-    match crate::number("LOSSTRACE_SIM_SEED") {
-        Some(seed) => vec![seed],
-        None => (1..=crate::number("LOSSTRACE_SIM_SEEDS").unwrap_or(SEEDS)).collect(),
-    }
+    crate::seeds_or(SEEDS)
 }
 
 /// Two members; the master is killed, the other one promoted, the old master comes back as its replica.
@@ -91,22 +82,11 @@ fn one_seed_is_one_group_story() {
 
 #[test]
 fn every_fault_of_a_group_is_told_exactly() {
-    let mut injected: BTreeMap<&'static str, u64> = BTreeMap::new();
-    let mut matrix = Matrix::default();
-    let (mut failed, mut messages) = (false, 0);
     let seeds = seeds();
-    for seed in &seeds {
-        let outcome = run(*seed, group(*seed), &acts(*seed));
-        failed |= crate::show(&outcome, "every_fault_of_a_group_is_told_exactly");
-        messages += outcome.messages;
-        for (fault, count) in &outcome.injected {
-            *injected.entry(fault).or_default() += count;
-        }
-        matrix.merge(outcome.matrix);
-    }
-    println!("{} seeds, {messages} messages sent, faults: {injected:?}\n{matrix}", seeds.len());
-    assert!(!failed, "see above");
+    let test = "every_fault_of_a_group_is_told_exactly";
+    let Total { matrix, injected } = total(&seeds, test, |seed| run(seed, group(seed), &acts(seed)));
     if seeds.len() > 1 {
+        check_often(&matrix, &[NOT_REPLICATED]);
         let more =
             ["link cut one way", "link cut both ways", "survivor file", "something was not replicated"];
         for name in ALL.iter().map(|act| act.name).chain(more) {
