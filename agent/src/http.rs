@@ -17,16 +17,20 @@ pub mod writes;
 use crate::http::desk::Desk;
 use crate::http::problem::Problem;
 use crate::metrics::Metrics;
+use axum::body::{Body, BodyDataStream};
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use bytes::BytesMut;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_stream::StreamExt as _;
 use tracing::Instrument;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -34,6 +38,10 @@ use utoipa_axum::routes;
 
 /// Largest body of a request.
 pub const BODY_BYTES_MAX: usize = 4 << 20;
+/// So much of a body that is too large is still read, and for so long: a client that writes on while the connection closes sees it
+/// break, and not the answer.
+const DISCARDED_BYTES_MAX: usize = 4 * BODY_BYTES_MAX;
+const DISCARDING_MAX: Duration = Duration::from_secs(5);
 /// Requests being answered at the same time; more are told to come back.
 pub const REQUESTS_MAX: usize = 256;
 /// Longest path and query.
@@ -101,7 +109,9 @@ pub fn router(desk: Arc<dyn Desk>, metrics: Arc<Metrics>) -> Router {
         .route("/-/ready", get(plain::readyz))
         .fallback(|request: Request| async move { Problem::no_route(request.uri().path()) })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        // the only limit is ours: axum's own is lower, and closes on who still writes
+        .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn(whole_body))
         .layer(middleware::from_fn_with_state(door.clone(), guard))
         .with_state(door)
 }
@@ -138,6 +148,37 @@ async fn guard(State(door): State<Shared>, request: Request, next: Next) -> Resp
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
     response
+}
+
+/// Reads the body before anything looks at it; one that is too large is refused when its client has written it.
+async fn whole_body(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let mut chunks = body.into_data_stream();
+    let mut read = BytesMut::new();
+    while let Some(chunk) = chunks.next().await {
+        match chunk {
+            Ok(chunk) if read.len() + chunk.len() > BODY_BYTES_MAX => {
+                drop(tokio::time::timeout(DISCARDING_MAX, discard(chunks)).await);
+                return Problem::body_too_large(BODY_BYTES_MAX).into_response();
+            }
+            Ok(chunk) => read.extend_from_slice(&chunk),
+            Err(error) => {
+                return Problem::bad_request(format!("the body cannot be read: {error}")).into_response();
+            }
+        }
+    }
+    let request = Request::from_parts(parts, Body::from(read.freeze()));
+    next.run(request).await
+}
+
+async fn discard(mut chunks: BodyDataStream) {
+    let mut discarded = 0;
+    while let Some(Ok(chunk)) = chunks.next().await {
+        discarded += chunk.len();
+        if discarded > DISCARDED_BYTES_MAX {
+            return;
+        }
+    }
 }
 
 #[cfg(test)]

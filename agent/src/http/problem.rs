@@ -58,6 +58,10 @@ impl Problem {
         )
     }
 
+    pub(super) fn body_too_large(max: usize) -> Problem {
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a body may have {max} bytes"))
+    }
+
     pub(super) fn uri_too_long(max: usize) -> Problem {
         Problem::new(StatusCode::URI_TOO_LONG, format!("path and query may have {max} bytes"))
     }
