@@ -93,7 +93,7 @@ pub enum Fact {
     /// An operator acted on an incident.
     OperatorActed { incident: Incarnation, action: OperatorAction, actor: Name, note: Name, wall_ms: u64 },
 
-    // --- replication (stated from the next edition on; the shape is settled now) ---
+    // --- replication ---
     /// A replica has received, or holds on disk, everything up to here.
     Replicated { replica: Name, log_position: LogPosition, durable: bool },
 }
