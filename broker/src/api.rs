@@ -4,6 +4,7 @@
 pub mod consume;
 pub mod lease;
 pub mod query;
+pub mod reinject;
 pub mod refusal;
 pub mod replica;
 pub mod send;
@@ -11,6 +12,7 @@ pub mod send;
 pub use consume::*;
 pub use lease::*;
 pub use query::*;
+pub use reinject::*;
 pub use refusal::*;
 pub use replica::*;
 pub use send::*;
@@ -52,6 +54,8 @@ pub enum Request {
     FindOffset(FindOffset, ReplyFn<Answer<u64>>),
     /// Send a consumed message back for a later retry.
     SendBack(SendBack, ReplyFn<Answer<()>>),
+    /// Store again what a fail-over took.
+    Reinject(ReinjectMessages, ReplyFn<Answer<Vec<Reinjected>>>),
     /// Lock queues for ordered consumption; answers the queues held.
     LockQueues(LockQueues, ReplyFn<Vec<LockedQueue>>),
     /// Give locks up.

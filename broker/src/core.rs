@@ -14,6 +14,7 @@ mod offsets;
 mod pull;
 mod queries;
 mod recovery;
+mod reinject;
 mod replicas;
 mod retention;
 mod role;
@@ -234,6 +235,7 @@ impl Core {
             Request::Send(send, reply) => self.send(now, send, reply),
             Request::SendBack(back, reply) => self.send_back(now, back, reply),
             Request::ForwardToDeadLetter(forward, reply) => self.forward_to_dead_letter(now, forward, reply),
+            Request::Reinject(reinject, reply) => self.reinject(now, reinject, reply),
             other => self.handle(now, other),
         }
     }
@@ -373,7 +375,13 @@ impl Core {
 }
 
 fn appends(request: &Request) -> bool {
-    matches!(request, Request::Send(..) | Request::SendBack(..) | Request::ForwardToDeadLetter(..))
+    matches!(
+        request,
+        Request::Send(..)
+            | Request::SendBack(..)
+            | Request::ForwardToDeadLetter(..)
+            | Request::Reinject(..)
+    )
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Owns what machines ask of the broker over HTTP: metrics, health, its part in the replica group; and the one thing that is told to
-//! it here: to become master. Answers come from the core between two turns; a core that does not answer in time is not ready.
+//! it here: to become master, and to store again what a fail-over took. Answers come from the core between two turns; a core that does not answer in time is not ready.
 
-use crate::api::{Query, QueryAnswer, ReplyFn, Request};
+use crate::api::{Answer, Query, QueryAnswer, Reinjected, Refusal, ReplyFn, Request};
 use crate::core::Core;
 use crate::handle::CoreHandle;
 use crate::metrics::{Metrics, MetricsError, Observed};
@@ -10,6 +10,7 @@ use crate::replication::mastership::Change;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::extract::{DefaultBodyLimit, Query as Params};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,10 @@ use tokio_util::sync::CancellationToken;
 
 /// The core answers within milliseconds, or something is wrong.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
+/// What is stored again is answered when it is as durable as promised; a replica that is slow has so long.
+const REINJECT_ANSWER_MAX: Duration = Duration::from_secs(20);
+/// Largest body of a request to store messages again: more than one message of any size.
+pub const REINJECT_BODY_MAX: usize = 16 << 20;
 /// Most scrapes at the same time; each one is a question to the core.
 const SCRAPES_MAX: usize = 8;
 /// Connections that are still open so long after the shutdown are cut.
@@ -75,6 +80,8 @@ struct Door {
     changes: mpsc::Sender<Change>,
     metrics: Metrics,
     scrapes: Semaphore,
+    /// One request to store messages again at a time: each holds its body in memory.
+    reinjections: Semaphore,
 }
 
 /// A member's part, as `GET /role` tells it.
@@ -102,13 +109,21 @@ pub async fn serve(
     let who = |reply: ReplyFn<(String, String)>| Request::Look(Box::new(move |core, _| reply(ask(core))));
     let (cluster, broker_name) = core.call(who).await.map_err(|_| ServeError::Stopping)?;
     let metrics = Metrics::new(prometheus::Registry::new(), &cluster, &broker_name)?;
-    let door = Arc::new(Door { core, remoting, changes, metrics, scrapes: Semaphore::new(SCRAPES_MAX) });
+    let door = Arc::new(Door {
+        core,
+        remoting,
+        changes,
+        metrics,
+        scrapes: Semaphore::new(SCRAPES_MAX),
+        reinjections: Semaphore::new(1),
+    });
     let router = Router::new()
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/role", get(role))
         .route("/promote", post(promote))
+        .route("/reinject", post(reinject).layer(DefaultBodyLimit::max(REINJECT_BODY_MAX)))
         .with_state(door);
     let server = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let grace = async {
@@ -162,6 +177,39 @@ async fn promote(State(door): State<Arc<Door>>) -> Result<Response, NotReady> {
         Ok(()) => Ok((StatusCode::ACCEPTED, Json(report)).into_response()),
         Err(_) => Err(NotReady::Busy),
     }
+}
+
+/// How `POST /reinject` is asked.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReinjectParams {
+    /// Only say what would be done.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// `POST /reinject`: messages of a log that lost are stored here, those that are not here already. The body is a part of a survivor file;
+/// the answer, one outcome a message. 400: the body is damaged, or of another replica group. 503: not now (a SLAVE, a full disk).
+async fn reinject(
+    State(door): State<Arc<Door>>,
+    Params(params): Params<ReinjectParams>,
+    body: axum::body::Bytes,
+) -> Result<Response, NotReady> {
+    let _permit = door.reinjections.try_acquire().map_err(|_| NotReady::Busy)?;
+    let request = match crate::survivors::received(&body, params.dry_run) {
+        Ok(request) => request,
+        Err(error) => return Ok((StatusCode::BAD_REQUEST, format!("{error}\n")).into_response()),
+    };
+    let ask = |reply: ReplyFn<Answer<Vec<Reinjected>>>| Request::Reinject(request, reply);
+    let asked = tokio::time::timeout(REINJECT_ANSWER_MAX, door.core.call(ask)).await;
+    Ok(match asked {
+        Ok(Ok(Ok(outcomes))) => Json(outcomes).into_response(),
+        Ok(Ok(Err(refusal @ Refusal::BadParameter(_)))) => {
+            (StatusCode::BAD_REQUEST, format!("{refusal}\n")).into_response()
+        }
+        Ok(Ok(Err(refusal))) => (StatusCode::SERVICE_UNAVAILABLE, format!("{refusal}\n")).into_response(),
+        Ok(Err(_)) | Err(_) => return Err(NotReady::Silent),
+    })
 }
 
 impl RoleReport {

@@ -20,4 +20,5 @@ pub mod remoting;
 pub mod replication;
 pub mod server;
 pub mod state;
+pub mod survivors;
 pub mod trace;

@@ -14,6 +14,7 @@ use lifecycle::fact::{EpochStarted, Fact, Stored, StoredKind, StoredRun, TopicCo
 use lifecycle::identity::{
     CopyReason, Epoch, Lineage, LogPosition, MessageIdentity, Name, QueueKey, TopicIncarnation,
 };
+use lifecycle::ranges::Ranges;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// RocketMQ's topic of delayed messages: one queue per delay level, and one more for messages with a time of their own.
@@ -71,6 +72,9 @@ pub struct State {
     groups: BTreeMap<Name, Group>,
     timers: Timers,
     unflushed_copies: VecDeque<UnflushedCopy>,
+    /// What was lost and is stored again: by where it stood, and the epoch that stored it there. Kept as long as the folder, since
+    /// the files they came from are.
+    re_driven: BTreeMap<(QueueKey, u64), Ranges>,
     /// Retry and dead-letter copies a power cut took: to be made again (group, lineage, due time).
     pub lost_copies: Vec<(Name, Lineage, u64)>,
 }
@@ -106,6 +110,9 @@ impl State {
             }
             Fact::GroupDeleted { group, .. } => {
                 self.groups.remove(group);
+            }
+            Fact::ReDriven { queue, epoch_number, ranges } => {
+                self.re_driven.entry((*queue, *epoch_number)).or_default().union(ranges);
             }
             _ => self.apply_to_group(fact),
         }
@@ -205,8 +212,23 @@ impl State {
                     }
                 }
             }
-            CopyReason::Commit | CopyReason::ReDrive => {}
+            CopyReason::Commit => {}
+            CopyReason::ReDrive => {
+                let ranges = self.re_driven.entry((parent.queue, parent.epoch_number)).or_default();
+                ranges.insert(parent.queue_offset, parent.queue_offset + 1);
+            }
         }
+    }
+
+    /// Whether a message that was lost is stored again.
+    pub fn is_re_driven(&self, lost: MessageIdentity) -> bool {
+        let ranges = self.re_driven.get(&(lost.queue, lost.epoch_number));
+        ranges.is_some_and(|ranges| ranges.contains(lost.queue_offset))
+    }
+
+    /// In how many pieces [`Self::is_re_driven`] is kept.
+    pub fn re_driven_runs(&self) -> usize {
+        self.re_driven.values().map(Ranges::run_count).sum()
     }
 
     /// A queue number at or above the topic's count makes the topic that wide: it stays readable.

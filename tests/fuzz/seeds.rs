@@ -399,6 +399,7 @@ fn journals() -> Vec<Seed> {
                 delivered: Ranges::of(11, 12),
                 settled: Ranges::of(13, 14),
             },
+            Fact::ReDriven { queue: queue(0), epoch_number: 2, ranges: Ranges::of(15, 17) },
         ],
     ];
     FrameEncoder::new().encode_snapshot(NOW, true, &state.concat(), &mut snapshot);

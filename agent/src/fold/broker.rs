@@ -7,7 +7,7 @@ mod recovery;
 mod replicating;
 mod storing;
 
-use crate::fold::event::{Event, What};
+use crate::fold::event::{Event, Span, What};
 use crate::fold::group::GroupBooks;
 use crate::fold::group_queue::ended::{ENDED_RUNS_MAX, ENDED_RUNS_MIN, ENDED_RUNS_TOTAL};
 use crate::fold::group_queue::{Bounds, Change};
@@ -371,6 +371,10 @@ impl BrokerBooks {
             Fact::Expired { queue, from, to, .. } => self.expired(*queue, *from, *to),
             Fact::QueueState { queue, min_offset, max_offset } => {
                 self.queue_state(*queue, *min_offset, *max_offset);
+            }
+            Fact::ReDriven { queue, epoch_number: epoch, ranges } => {
+                let span = |(from, to)| Span { queue: *queue, from, to, epoch: *epoch };
+                self.emit(What::ReDriven { spans: ranges.iter().map(span).collect() });
             }
             Fact::SentReported(report) => self.emit(What::Sent(report.clone())),
             Fact::OperatorActed { incident, action, actor, note, wall_ms } => self.emit(What::Operator {

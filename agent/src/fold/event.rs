@@ -37,6 +37,13 @@ pub struct Span {
     pub epoch: u64,
 }
 
+impl Span {
+    /// One message.
+    pub fn of(at: MessageIdentity) -> Span {
+        Span { queue: at.queue, from: at.queue_offset, to: at.queue_offset + 1, epoch: at.epoch_number }
+    }
+}
+
 /// A client id, and where it was stored.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct NamedMessage {
@@ -111,8 +118,8 @@ pub enum What {
     Unexpected { group: Name, span: Span },
     /// A client id was stored again soon after: perhaps a producer's retry. To be confirmed by asking the source.
     DuplicateCandidate { id: Name, first: MessageIdentity, second: MessageIdentity },
-    /// An operator sent a lost or dead message again.
-    ReDriven { parent: MessageIdentity, root: MessageIdentity },
+    /// An operator sent lost or dead messages again.
+    ReDriven { spans: Vec<Span> },
     /// A delayed message or retry left the schedule.
     TimerDone { span: Span },
     /// Retries lie unread in the retry topic; found by the judge, told by nobody.

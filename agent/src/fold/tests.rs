@@ -180,6 +180,7 @@ pub(crate) fn any_fact() -> impl Strategy<Value = Fact> {
         1 => (q(), 0u64..9, 0u64..40).prop_map(|(queue, min_offset, len)| Fact::QueueState { queue, min_offset, max_offset: min_offset + len }),
         1 => (g(), q(), 0u64..30, any_ranges(), any_ranges()).prop_map(|(group, queue, position, delivered, settled)| Fact::GroupState {
             group, queue, position, delivered, settled }),
+        1 => (q(), 0u64..4, any_ranges()).prop_map(|(queue, epoch_number, ranges)| Fact::ReDriven { queue, epoch_number, ranges }),
     ]
 }
 

@@ -46,7 +46,7 @@ impl Judge {
                 self.dlq_write_failing(books, &event, group, (*parent, *reason));
             }
             What::CopyMade { group, parent, .. } => {
-                let span = one(*parent);
+                let span = Span::of(*parent);
                 self.close_span(&span, |v| {
                     v.class == Class::DlqWriteFailed && v.broker == *event.source && v.group == **group
                 });
@@ -64,7 +64,7 @@ impl Judge {
                 let (id, first, second) = (id.clone(), *first, *second);
                 self.questions.suspect_duplicate(event.clone(), id, (first, second));
             }
-            What::ReDriven { parent, root } => self.re_driven(&event, *parent, *root),
+            What::ReDriven { spans } => self.re_driven(&event, spans),
             What::TimerDone { span } => {
                 self.close_span(span, |v| v.class == Class::StuckInRetry && v.broker == *event.source)
             }
@@ -344,7 +344,7 @@ impl Judge {
             incident.cite(event, text);
             return;
         }
-        if let Some(incident) = self.grow(books, event, About { class, key, group, span: one(parent), text })
+        if let Some(incident) = self.grow(books, event, About { class, key, group, span: Span::of(parent), text })
         {
             incident.verdict.due_wall_ms = NEVER;
         }
@@ -361,8 +361,8 @@ impl Judge {
         let (copy, root, id) = what;
         let key = format!("dead-lettered/{}/{}/{group}", event.source, event.epoch);
         let text = format!("dead letter of group {group} at offset {}", copy.queue_offset);
-        let about = About { class: Class::DeadLettered, key, group, span: one(copy), text };
-        let origin = topic_name(books, event, one(root));
+        let about = About { class: Class::DeadLettered, key, group, span: Span::of(copy), text };
+        let origin = topic_name(books, event, Span::of(root));
         if let Some(incident) = self.grow(books, event, about) {
             incident.add_topic(&origin);
             if !id.is_empty() {
@@ -390,9 +390,9 @@ impl Judge {
         self.grow(books, event, About { class: Class::UnexpectedMessage, key, group, span, text });
     }
 
-    fn re_driven(&mut self, event: &Event, parent: MessageIdentity, root: MessageIdentity) {
-        for span in [one(parent), one(root)] {
-            self.close_span(&span, |v| {
+    fn re_driven(&mut self, event: &Event, spans: &[Span]) {
+        for span in spans {
+            self.close_span(span, |v| {
                 v.broker == *event.source && (v.class.is_loss() || v.class == Class::DeadLettered)
             });
         }
@@ -447,10 +447,6 @@ fn copy_key(event: &Event, group: &Name, parent: MessageIdentity, reason: CopyRe
         "copy-lost/{}/{group}/{reason:?}/{:x}/{}/{queue_offset}/{epoch_number}",
         event.source, queue.topic.0, queue.queue_id
     )
-}
-
-fn one(at: MessageIdentity) -> Span {
-    Span { queue: at.queue, from: at.queue_offset, to: at.queue_offset + 1, epoch: at.epoch_number }
 }
 
 /// An operator retired the group before this happened: it owes nothing.

@@ -86,6 +86,8 @@ pub enum Fact {
     QueueState { queue: QueueKey, min_offset: u64, max_offset: u64 },
     /// A group's settled offsets above its position, and leases, as they stand.
     GroupState { group: Name, queue: QueueKey, position: u64, delivered: Ranges, settled: Ranges },
+    /// Messages an operator had sent again, by where they stood when they were lost.
+    ReDriven { queue: QueueKey, epoch_number: u64, ranges: Ranges },
 
     // --- what only the agent is told (its evidence log) ---
     /// A producer reported the outcome of a send.

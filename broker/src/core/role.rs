@@ -120,6 +120,7 @@ impl Core {
             Request::ChangeInvisible(_, reply) => self.answer(reply, Err(refusal())),
             Request::ForwardToDeadLetter(_, reply) => self.answer(reply, Err(refusal())),
             Request::SendBack(_, reply) => self.answer(reply, Err(refusal())),
+            Request::Reinject(_, reply) => self.answer(reply, Err(refusal())),
             Request::UpdateOffset(_, reply) => self.answer(reply, Err(refusal())),
             Request::ConfigureTopic(_, reply) => self.answer(reply, Err(refusal())),
             Request::LockQueues(_, reply) => self.answer(reply, Vec::new()),

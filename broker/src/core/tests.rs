@@ -5,6 +5,7 @@ mod leases;
 mod offsets;
 mod promotion;
 mod recovery;
+mod reinject;
 mod replicas;
 mod sends;
 mod slaves;

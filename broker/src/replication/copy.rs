@@ -6,10 +6,10 @@
 //! epochs.0, epochs.1   two slots (see `store::checkpoint`): version u8 (1), count u32,
 //!                      per epoch: number u64, incarnation 16 bytes, first byte u64   big-endian
 //! journal/             the master's frames, under the runs that wrote them
-//! survivors/           what was cut off because its epoch lost; never deleted by us
+//! survivors/           what was cut off log and journal because its epoch lost; never deleted by us
 //! ```
 //! Crash story: accepted epochs are on disk before the first byte of theirs is taken, so a record that was confirmed can always be
-//! checked again. What has to be cut of the log is kept, on disk, before it is cut; then the journal is cut; then the epochs that
+//! checked again. What has to be cut of the log is kept, on disk, before it is cut; the same with the journal; then the epochs that
 //! replace both are accepted. Each step can be done again.
 
 use super::epochs::{EPOCHS_MAX, EpochRow, LogView, NoAgreement, common_position};
@@ -25,6 +25,8 @@ use store::error::{Result as StoreResult, StoreError};
 use store::journal::{Journal, JournalConfig, JournalSync, JournalView};
 
 const EPOCHS_FILE: &str = "epochs";
+/// The folder of what lost.
+pub const SURVIVORS: &str = "survivors";
 const VERSION: u8 = 1;
 const ROW_LEN: usize = 32;
 
@@ -168,8 +170,11 @@ impl ReplicaCopy {
             }
             (snapshot.forget)()?;
         }
-        let survivor = log.cut_with_survivor(self.disk.as_ref(), &self.dir.join("survivors"), common)?;
+        let survivor = log.cut_with_survivor(self.disk.as_ref(), &self.dir.join(SURVIVORS), common)?;
         if cuts_journal {
+            if let Some(view) = self.journal_view() {
+                view.keep_behind(keep, self.disk.as_ref(), &self.dir.join(SURVIVORS))?;
+            }
             self.cut_journal(keep)?;
         }
         if mine.epochs != welcome.log.epochs {

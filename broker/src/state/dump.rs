@@ -23,6 +23,11 @@ impl State {
             min_offset: bounds.min_offset,
             max_offset: bounds.max_offset,
         }));
+        facts.extend(self.re_driven.iter().map(|((queue, epoch_number), ranges)| Fact::ReDriven {
+            queue: *queue,
+            epoch_number: *epoch_number,
+            ranges: ranges.clone(),
+        }));
         for (name, group) in &self.groups {
             facts.push(Fact::GroupConfigured {
                 group: name.clone(),

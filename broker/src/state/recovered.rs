@@ -31,6 +31,17 @@ impl State {
     /// A copy that did not survive counts as not made: its parent is due again, at once.
     fn copy_is_void(&mut self, copy: &UnflushedCopy) {
         let parent = copy.lineage.parent;
+        if copy.lineage.reason == CopyReason::ReDrive {
+            // of an epoch that lost: no bounds of ours tell of it; it can be sent again from where it came
+            let key = (parent.queue, parent.epoch_number);
+            if let Some(ranges) = self.re_driven.get_mut(&key) {
+                ranges.remove(parent.queue_offset, parent.queue_offset + 1);
+                if ranges.is_empty() {
+                    self.re_driven.remove(&key);
+                }
+            }
+            return;
+        }
         if parent.queue_offset >= self.bounds(parent.queue).max_offset {
             return; // the parent is gone too: it has a verdict of its own
         }

@@ -17,6 +17,7 @@
 //! from damage below it (reported, kept, skipped).
 
 pub mod copy;
+pub mod survivor;
 
 use crate::disk::Disk;
 use crate::error::{ErrorKind, Op, Result, StoreError};
@@ -274,7 +275,7 @@ impl CommitLog {
                     break;
                 }
                 // damage below the mark: look for the next record, what follows is kept
-                at = self.next_candidate(&mut window, at + 1)?;
+                at = window.next_candidate(&self.chain, at + 1)?;
             }
         }
         // `at` stands at the torn place, or at the end
@@ -303,45 +304,38 @@ impl CommitLog {
     }
 
     fn owner_of(&self, position: u64) -> Option<Epoch> {
-        let index = self.epochs.partition_point(|(_, start)| start.0 <= position);
-        index.checked_sub(1).and_then(|i| self.epochs.get(i)).map(|(epoch, _)| *epoch)
+        epoch_at(&self.epochs, LogPosition(position))
     }
 
     fn check(&self, header: &Header, position: u64, bytes: Bytes) -> Option<LoggedRecord> {
-        let epoch = self.owner_of(position)?;
-        if epoch.number != header.epoch_number || bytes.len() != header.total_len() {
-            return None;
-        }
-        let stored = bytes.get(..HEADER_LEN)?;
-        if header.encode(position, epoch, bytes.get(HEADER_LEN..)?) != stored {
-            return None;
-        }
-        let trailer_at = HEADER_LEN + header.record_len as usize;
-        Some(LoggedRecord {
-            commitlog_offset: LogPosition(position + HEADER_LEN as u64),
-            epoch_number: header.epoch_number,
-            topic: header.topic,
-            record: bytes.slice(HEADER_LEN..trailer_at),
-            lineage: Lineage::decode(bytes.get(trailer_at..)?),
-        })
+        check_record(self.owner_of(position), header, position, bytes)
     }
+}
 
-    fn next_candidate(&self, window: &mut Window, from: u64) -> Result<u64> {
-        let end = self.chain.end_offset();
-        let mut at = from;
-        while at < end {
-            let chunk = window.get(&self.chain, at, 64 * 1024)?;
-            if chunk.len() < 4 {
-                return Ok(end);
-            }
-            let hit = chunk.windows(4).position(|w| w == MAGIC.to_be_bytes() || w == FILLER.to_be_bytes());
-            match hit {
-                Some(index) => return Ok(at + index as u64),
-                None => at += chunk.len() as u64 - 3,
-            }
-        }
-        Ok(end)
+/// The epoch of a table that owns a position.
+pub fn epoch_at(epochs: &[(Epoch, LogPosition)], position: LogPosition) -> Option<Epoch> {
+    let index = epochs.partition_point(|(_, start)| *start <= position);
+    index.checked_sub(1).and_then(|i| epochs.get(i)).map(|(epoch, _)| *epoch)
+}
+
+/// The record in `bytes`, if they are one of this epoch at this position.
+fn check_record(owner: Option<Epoch>, header: &Header, position: u64, bytes: Bytes) -> Option<LoggedRecord> {
+    let epoch = owner?;
+    if epoch.number != header.epoch_number || bytes.len() != header.total_len() {
+        return None;
     }
+    let stored = bytes.get(..HEADER_LEN)?;
+    if header.encode(position, epoch, bytes.get(HEADER_LEN..)?) != stored {
+        return None;
+    }
+    let trailer_at = HEADER_LEN + header.record_len as usize;
+    Some(LoggedRecord {
+        commitlog_offset: LogPosition(position + HEADER_LEN as u64),
+        epoch_number: header.epoch_number,
+        topic: header.topic,
+        record: bytes.slice(HEADER_LEN..trailer_at),
+        lineage: Lineage::decode(bytes.get(trailer_at..)?),
+    })
 }
 
 struct Header {
@@ -396,7 +390,25 @@ impl Header {
     }
 }
 
-/// A read-ahead window over the chain, so that a scan costs one read per [`SCAN_CHUNK`].
+/// Bytes of a log, addressed by their positions in it.
+trait ReadAt {
+    /// One past the last.
+    fn end(&self) -> u64;
+    /// Fills `buf` from `at` on; answers how many bytes there were.
+    fn read_at(&self, buf: &mut [u8], at: u64) -> Result<usize>;
+}
+
+impl ReadAt for SegmentChain {
+    fn end(&self) -> u64 {
+        self.end_offset()
+    }
+
+    fn read_at(&self, buf: &mut [u8], at: u64) -> Result<usize> {
+        self.read_at(buf, at)
+    }
+}
+
+/// A read-ahead window over a log, so that a scan costs one read per [`SCAN_CHUNK`].
 #[derive(Default)]
 struct Window {
     start: u64,
@@ -405,11 +417,11 @@ struct Window {
 
 impl Window {
     /// Up to `len` bytes at `at`: fewer only at the end of the log.
-    fn get(&mut self, chain: &SegmentChain, at: u64, len: usize) -> Result<Bytes> {
+    fn get(&mut self, log: &impl ReadAt, at: u64, len: usize) -> Result<Bytes> {
         let inside = at >= self.start && at + len as u64 <= self.start + self.bytes.len() as u64;
         if !inside {
             let mut buf = vec![0u8; SCAN_CHUNK.max(len)];
-            let got = chain.read_at(&mut buf, at)?;
+            let got = log.read_at(&mut buf, at)?;
             buf.truncate(got);
             self.start = at;
             self.bytes = Bytes::from(buf);
@@ -417,6 +429,24 @@ impl Window {
         let from = usize::try_from(at - self.start).unwrap_or(usize::MAX).min(self.bytes.len());
         let to = (from + len).min(self.bytes.len());
         Ok(self.bytes.slice(from..to))
+    }
+
+    /// The next place, `from` or behind it, that looks as if a record or a filler began there; the end when there is none.
+    fn next_candidate(&mut self, log: &impl ReadAt, from: u64) -> Result<u64> {
+        let end = log.end();
+        let mut at = from;
+        while at < end {
+            let chunk = self.get(log, at, 64 * 1024)?;
+            if chunk.len() < 4 {
+                return Ok(end);
+            }
+            let hit = chunk.windows(4).position(|w| w == MAGIC.to_be_bytes() || w == FILLER.to_be_bytes());
+            match hit {
+                Some(index) => return Ok(at + index as u64),
+                None => at += chunk.len() as u64 - 3,
+            }
+        }
+        Ok(end)
     }
 }
 

@@ -25,6 +25,7 @@
 
 mod copy;
 mod frame;
+pub mod kept;
 mod reader;
 
 pub use reader::{JournalItem, JournalReader};

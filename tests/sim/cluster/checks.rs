@@ -9,7 +9,7 @@ use lifecycle::identity::LogPosition;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use store::commit_log::copy::read_survivor;
+use store::commit_log::survivor::{SURVIVOR_SUFFIX, Survivor};
 use store::disk::Disk;
 use store::disk_sim::SimDisk;
 use store::segment::SegmentReader;
@@ -52,10 +52,11 @@ pub(super) fn log_bytes(disk: &SimDisk, core: &Core, (from, to): (LogPosition, L
 pub(super) fn survivors(member: &Member) -> Vec<(String, LogPosition, Vec<u8>)> {
     let dir = Path::new(crate::world::DATA).join("survivors");
     let files = member.disk.list(&dir).unwrap_or_default();
-    let read = files.into_iter().map(|file| {
-        let (from, bytes) =
-            read_survivor(&member.disk, &dir.join(&file.name)).expect("a survivor file is whole");
-        (file.name, from, bytes.to_vec())
+    let files = files.into_iter().filter(|file| file.name.ends_with(SURVIVOR_SUFFIX));
+    let read = files.map(|file| {
+        let survivor = Survivor::open(&member.disk, &dir.join(&file.name)).expect("a survivor file is whole");
+        let bytes = survivor.bytes().expect("the disk works");
+        (file.name, survivor.from(), bytes)
     });
     read.collect()
 }

@@ -54,6 +54,8 @@ pub(crate) enum Command {
         #[arg(long, value_name = "URL", env = "LOSSTRACE_SERVER")]
         server: Option<String>,
     },
+    /// Sends again what a fail-over took, from the files the old master kept: each message once, under its own id
+    Recover(Box<crate::recover::RecoverOptions>),
     /// Causes losses and compares what was destroyed with what the agent found
     Demo {
         /// Keep the folder with data and logs of every process

@@ -14,6 +14,7 @@ mod demo;
 mod doctor;
 mod promote;
 mod query;
+mod recover;
 mod source;
 mod tables;
 mod up;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
             settings.undo_log = undo_log;
             up::run(&settings, up::Parts::Agent).map(|()| 0)
         }
+        Command::Recover(options) => recover::run(&settings, &options),
         Command::Promote { server } => promote::run(&settings, server.as_deref()).map(|()| 0),
         Command::Demo { keep } => demo::run(keep).map(|()| 0),
         Command::Bench(options) => bench::run(&options, &cli.common).map(|()| 0),

@@ -28,13 +28,13 @@ pub(crate) fn wall(ms: u64) -> String {
     time.filter(|_| ms > 0).and_then(|time| time.format(format).ok()).unwrap_or_default()
 }
 
-fn table(head: &[&str]) -> Table {
+pub(crate) fn table(head: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(head.to_vec());
     table
 }
 
-fn print(table: &Table, empty: &str) -> String {
+pub(crate) fn print(table: &Table, empty: &str) -> String {
     if table.row_count() == 0 { empty.to_owned() } else { table.trim_fmt() }
 }
 

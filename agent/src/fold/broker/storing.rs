@@ -182,7 +182,11 @@ impl BrokerBooks {
                         self.stale.insert(Stale::Group(name.clone()));
                     }
                 }
-                self.emit(What::ReDriven { parent, root });
+                if due_wall_ms > 0 {
+                    let timer = Timer { due_wall_ms, group: group.clone() };
+                    self.timers.put(at.queue, at.queue_offset, timer);
+                }
+                self.emit(What::ReDriven { spans: vec![Span::of(parent), Span::of(root)] });
             }
         }
     }

@@ -123,7 +123,8 @@ fn one_of_each() -> Vec<Fact> {
         Fact::Expired { queue: q, from: 0, to: 5, reason: ExpiryReason::Disk },
         Fact::ClockStepped { delta_ms: -3_600_000 },
         Fact::QueueState { queue: q, min_offset: 5, max_offset: 11 },
-        Fact::GroupState { group: g, queue: q, position: 5, delivered: ranges.clone(), settled: ranges },
+        Fact::GroupState { group: g, queue: q, position: 5, delivered: ranges.clone(), settled: ranges.clone() },
+        Fact::ReDriven { queue: q, epoch_number: 3, ranges },
         Fact::SentReported(SentReported {
             id: name("id-1"),
             topic: name("orders"),
@@ -151,7 +152,7 @@ const NOW: Now = Now { mono_ms: 50, wall_ms: 1_000_000 };
 fn every_kind_of_fact_survives_its_bytes() {
     let facts = one_of_each();
     let kinds: std::collections::HashSet<_> = facts.iter().map(std::mem::discriminant).collect();
-    assert_eq!(kinds.len(), 32, "one of each kind, 32 tags");
+    assert_eq!(kinds.len(), 33, "one of each kind, one tag each");
     let mut encoder = FrameEncoder::new();
     let mut decoder = FrameDecoder::new();
     let mut first = Vec::new();

@@ -8,11 +8,11 @@ use crate::replication::mastership::{Mandate, Part};
 use lifecycle::fact::ConsumeModel;
 use lifecycle::identity::LogPosition;
 use std::path::PathBuf;
-use store::commit_log::copy::read_survivor;
+use store::commit_log::survivor::{SURVIVOR_SUFFIX, Survivor};
 use store::disk::Disk;
 
 /// The replica's folder is opened as a master's; the master's as a replica's.
-fn change_places(pair: Pair, number: u64) -> Pair {
+pub(super) fn change_places(pair: Pair, number: u64) -> Pair {
     let Pair { master: mut old, slave: mut new, .. } = pair;
     new.core = None;
     new.config = small();
@@ -63,10 +63,11 @@ fn a_promoted_replica_goes_on_and_the_old_master_keeps_what_it_alone_held() {
         assert_eq!(readable(&mut pair.master, "t").len(), kept.len() + 5);
         let dir = PathBuf::from("/data/survivors");
         let files = pair.slave.disk.list(&dir).unwrap_or_default();
+        let files: Vec<_> = files.iter().filter(|file| file.name.ends_with(SURVIVOR_SUFFIX)).collect();
         assert_eq!(files.len(), usize::from(had > fork), "{carried} carried");
         for file in files {
-            let (from, bytes) = read_survivor(&pair.slave.disk, &dir.join(&file.name)).unwrap();
-            assert_eq!((from, bytes.len() as u64), (fork, had.0 - fork.0));
+            let survivor = Survivor::open(&pair.slave.disk, &dir.join(&file.name)).unwrap();
+            assert_eq!((survivor.from(), survivor.end()), (fork, had));
         }
         // the delayed message was the old master's to deliver, and is the new one's now
         pair.master.pass(4_000);

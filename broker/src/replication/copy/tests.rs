@@ -2,6 +2,7 @@
 //! hands of the test: each step can be cut, delayed, doubled, or followed by a death of any of them.
 
 use super::*;
+use store::commit_log::survivor::Survivor;
 use crate::replication::epochs::common_frame;
 use crate::replication::followers::{AckKind, Followers};
 use crate::replication::source::Source;
@@ -167,8 +168,8 @@ impl TestReplica {
         let kept = self.copy.welcome(&mut self.log, &welcome, no_snapshot(&mut || Ok(()))).unwrap().survivor;
         assert_eq!(kept.is_some(), start < before.0, "what is cut is kept");
         if let Some(path) = kept {
-            let (from, bytes) = store::commit_log::copy::read_survivor(&self.disk, &path).unwrap();
-            assert_eq!((from, &bytes[..]), (start, &before.1[start.0 as usize..]));
+            let survivor = Survivor::open(&self.disk, &path).unwrap();
+            assert_eq!((survivor.from(), &survivor.bytes().unwrap()[..]), (start, &before.1[start.0 as usize..]));
             self.acked = self.acked.min(start);
         }
         self.flushed = self.flushed.min(start);

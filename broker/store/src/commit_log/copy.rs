@@ -1,27 +1,13 @@
-//! A log that is a copy of another one, byte for byte: which bytes may be sent together, what is checked before they are
-//! appended, and how a part that lost is kept when it is cut off.
-//!
-//! ```text
-//! survivor file: magic "LTS1", count u32, per epoch: number u64, incarnation 16 bytes, first byte u64   big-endian
-//!                first byte u64, length u64, the bytes as they were, CRC-32 over all before it
-//! ```
-//! It holds what is needed to check its records again: their positions and their epochs.
-//!
-//! Crash story: a survivor file is written beside its place, synced and renamed before the first byte is cut. A crash in between
-//! means that the same file is made again.
+//! A log that is a copy of another one, byte for byte: which bytes may be sent together, and what is checked before they are
+//! appended.
 
 use super::{CommitLog, FILLER, HEADER_LEN, Header, LoggedRecord, RECORD_LEN_MAX, Window};
-use crate::disk::{Disk, OpenMode};
-use crate::error::{Op, Result, StoreError};
+use crate::error::{Result, StoreError};
 use bytes::Bytes;
 use lifecycle::identity::{Epoch, LINEAGE_LEN, LogPosition};
-use std::path::{Path, PathBuf};
 
 /// Longest piece of a log that cannot be divided: a record with its header and trailer, or a filler in its place.
 pub const PIECE_LEN_MAX: usize = HEADER_LEN + RECORD_LEN_MAX + LINEAGE_LEN;
-
-const SURVIVOR_MAGIC: &[u8; 4] = b"LTS1";
-const COPY_BYTES: usize = 1 << 20;
 
 /// Why bytes are not appended to a copy. Nothing of them was.
 #[derive(Debug, thiserror::Error)]
@@ -154,105 +140,16 @@ impl CommitLog {
             } else if left < 4 || head.get(..4) == Some(&FILLER.to_be_bytes()) {
                 at += left;
             } else {
-                at = self.next_candidate(&mut window, at + 1)?;
+                at = window.next_candidate(&self.chain, at + 1)?;
             }
         }
         Ok(LogPosition(at))
-    }
-
-    /// Cuts everything from `position` on, after keeping it as a file in `dir` that only its owner can read. Answers the file;
-    /// `None` when there is nothing to cut.
-    pub fn cut_with_survivor(
-        &mut self,
-        disk: &dyn Disk,
-        dir: &Path,
-        position: LogPosition,
-    ) -> Result<Option<PathBuf>> {
-        assert!(self.pending.is_empty(), "a copy has nothing pending");
-        if position >= self.end() {
-            return Ok(None);
-        }
-        let path = self.keep_survivor(disk, dir, position)?;
-        self.chain.truncate_at(position.0)?;
-        self.take_sync_batch()?.sync()?;
-        Ok(Some(path))
-    }
-
-    fn keep_survivor(&self, disk: &dyn Disk, dir: &Path, from: LogPosition) -> Result<PathBuf> {
-        let end = self.end();
-        let newest = self.owner_of(end.0 - 1).map_or(0, |epoch| epoch.number);
-        let name = format!("{:020}-{:020}-epoch{newest}", from.0, end.0);
-        let (path, part) = (dir.join(format!("{name}.log")), dir.join(format!("{name}.part")));
-        disk.create_dir_all(dir)?;
-        match disk.remove(&part) {
-            Err(error) if !error.is_not_found() => return Err(error),
-            _ => {}
-        }
-        let file = disk.open(&part, OpenMode::CreatePrivate)?;
-        let mut head = SURVIVOR_MAGIC.to_vec();
-        head.extend_from_slice(&(self.epochs.len() as u32).to_be_bytes());
-        for (epoch, start) in &self.epochs {
-            head.extend_from_slice(&epoch.number.to_be_bytes());
-            head.extend_from_slice(&epoch.incarnation.0);
-            head.extend_from_slice(&start.0.to_be_bytes());
-        }
-        head.extend_from_slice(&from.0.to_be_bytes());
-        head.extend_from_slice(&(end.0 - from.0).to_be_bytes());
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(&head);
-        file.write_all_at(&head, 0)?;
-        let mut written = head.len() as u64;
-        let mut at = from.0;
-        while at < end.0 {
-            let len = COPY_BYTES.min(usize::try_from(end.0 - at).unwrap_or(COPY_BYTES));
-            let mut bytes = vec![0; len];
-            let got = self.chain.read_at(&mut bytes, at)?;
-            if got < len {
-                return Err(StoreError::corrupt(&part, at, "the log is shorter than it says"));
-            }
-            crc.update(&bytes);
-            file.write_all_at(&bytes, written)?;
-            written += len as u64;
-            at += len as u64;
-        }
-        file.write_all_at(&crc.finalize().to_be_bytes(), written)?;
-        file.sync()?;
-        disk.rename(&part, &path)?;
-        disk.sync_dir(dir)?;
-        Ok(path)
     }
 
     /// Where the log's files are, and how long each is: what a reader on another thread needs.
     pub fn segment_config(&self) -> &crate::segment::SegmentConfig {
         self.chain.config()
     }
-}
-
-/// The bytes a survivor file kept, and where they stood.
-pub fn read_survivor(disk: &dyn Disk, path: &Path) -> Result<(LogPosition, Bytes)> {
-    let damaged = |what| StoreError::corrupt(path, 0, what);
-    let file = disk.open(path, OpenMode::Existing)?;
-    let len = usize::try_from(file.len()?).map_err(|_| StoreError::corrupt(path, 0, "survivor file size"))?;
-    let mut bytes = vec![0; len];
-    if file.read_at(&mut bytes, 0)? < len {
-        return Err(StoreError::new(Op::Read, path, 0, crate::error::ErrorKind::Corrupt("cut short")));
-    }
-    let (whole, crc) = bytes.split_last_chunk::<4>().ok_or_else(|| damaged("survivor file is too short"))?;
-    if crc32fast::hash(whole).to_be_bytes() != *crc || whole.get(..4) != Some(SURVIVOR_MAGIC) {
-        return Err(damaged("survivor file checksum"));
-    }
-    let count = whole.get(4..8).and_then(|b| b.first_chunk()).map_or(0, |b| u32::from_be_bytes(*b)) as usize;
-    let at = 8 + count * 32;
-    let number =
-        |at: usize| whole.get(at..at + 8).and_then(|b| b.first_chunk()).map(|b| u64::from_be_bytes(*b));
-    let (Some(from), Some(length)) = (number(at), number(at + 8)) else {
-        return Err(damaged("survivor file header"));
-    };
-    let kept = whole.get(at + 16..).unwrap_or_default();
-    if kept.len() as u64 != length {
-        return Err(damaged("survivor file length"));
-    }
-    Ok((LogPosition(from), Bytes::copy_from_slice(kept)))
 }
 
 #[cfg(test)]

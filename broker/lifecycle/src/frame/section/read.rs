@@ -149,6 +149,7 @@ fn decode_state(tag: u64, mut r: SectionReader<'_, '_>) -> Result<Fact, DecodeEr
             delivered: r.ranges()?,
             settled: r.ranges()?,
         },
+        tag::RE_DRIVEN => Fact::ReDriven { queue: r.queue()?, epoch_number: r.num()?, ranges: r.ranges()? },
         tag::SENT_REPORTED => Fact::SentReported(r.sent()?),
         tag::OPERATOR_ACTED => Fact::OperatorActed {
             incident: r.incarnation()?,

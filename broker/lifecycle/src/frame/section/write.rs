@@ -178,6 +178,12 @@ fn encode_state(fact: &Fact, mut w: Writer<'_>) -> u64 {
             w.ranges(settled);
             tag::GROUP_STATE
         }
+        Fact::ReDriven { queue, epoch_number, ranges } => {
+            w.queue(*queue);
+            w.num(*epoch_number);
+            w.ranges(ranges);
+            tag::RE_DRIVEN
+        }
         Fact::SentReported(report) => w.sent(report),
         Fact::OperatorActed { incident, action, actor, note, wall_ms } => {
             w.out.extend_from_slice(&incident.0);

@@ -1,4 +1,5 @@
 use super::*;
+use std::path::Path;
 use crate::disk_sim::SimDisk;
 use lifecycle::identity::{Incarnation, Lineage, TopicIncarnation};
 use std::sync::Arc;
@@ -99,38 +100,4 @@ fn what_is_not_whole_good_and_in_place_is_not_appended() {
     assert!(matches!(fork.append_copied(LogPosition(0), &good), Err(CopyError::Damaged(0))));
     copy.append_copied(LogPosition(0), &good).unwrap();
     assert_eq!(copy.end(), LogPosition(len as u64));
-}
-
-#[test]
-fn what_is_cut_is_kept_and_can_be_read_again() {
-    let disk = SimDisk::new();
-    let mut log = filled(&disk);
-    let (_, second) = log.epochs()[1];
-    let end = log.end();
-    let tail = bytes_of(&log, second.0, (end.0 - second.0) as usize);
-    let dir = Path::new("/survivors");
-    assert_eq!(log.cut_with_survivor(&disk, dir, end).unwrap(), None, "nothing above the end");
-    let path = log.cut_with_survivor(&disk, dir, second).unwrap().unwrap();
-    assert_eq!(log.end(), second);
-    assert_eq!(read_survivor(&disk, &path).unwrap(), (second, tail));
-    // for every effect after which the power fails: nothing is cut that is not kept
-    for effects in 0..12 {
-        let disk = SimDisk::new();
-        let mut log = filled(&disk);
-        log.mark_dirty_from(LogPosition(0));
-        log.take_sync_batch().unwrap().sync().unwrap();
-        let faults = crate::disk_sim::SimFaults { die_after_effects: Some(effects), ..Default::default() };
-        disk.set_faults(faults);
-        let outcome = log.cut_with_survivor(&disk, dir, second);
-        drop(log);
-        disk.power_cut(effects);
-        let log = open(&disk, vec![(epoch(1, 1), LogPosition(0)), (epoch(2, 2), second)]);
-        if log.end() < end {
-            let files = disk.list(dir).unwrap();
-            let kept = files.iter().find(|file| file.name.ends_with(".log")).expect("kept");
-            assert_eq!(read_survivor(&disk, &dir.join(&kept.name)).unwrap().0, second);
-        } else {
-            assert!(outcome.is_err(), "after {effects} effects");
-        }
-    }
 }
