@@ -231,5 +231,6 @@ fn copies_are_left_to_their_originals_and_a_topic_that_is_gone_is_named() {
     }
     pair.master.configure("u", "NORMAL", false).unwrap();
     assert_eq!(stored(&kept.send(&mut pair.master)), ["B", "C"]);
+    pair.master.heartbeat("c", "g", "u", ConsumeModel::Clustering);
     assert_eq!(ids(&pair.master.pull("c", "g", "u", 0, 0).records), ["B", "C"]);
 }
