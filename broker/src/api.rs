@@ -4,16 +4,16 @@
 pub mod consume;
 pub mod lease;
 pub mod query;
-pub mod reinject;
 pub mod refusal;
+pub mod reinject;
 pub mod replica;
 pub mod send;
 
 pub use consume::*;
 pub use lease::*;
 pub use query::*;
-pub use reinject::*;
 pub use refusal::*;
+pub use reinject::*;
 pub use replica::*;
 pub use send::*;
 

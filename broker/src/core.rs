@@ -377,10 +377,7 @@ impl Core {
 fn appends(request: &Request) -> bool {
     matches!(
         request,
-        Request::Send(..)
-            | Request::SendBack(..)
-            | Request::ForwardToDeadLetter(..)
-            | Request::Reinject(..)
+        Request::Send(..) | Request::SendBack(..) | Request::ForwardToDeadLetter(..) | Request::Reinject(..)
     )
 }
 

@@ -1,16 +1,16 @@
 //! Owns what machines ask of the broker over HTTP: metrics, health, its part in the replica group; and the one thing that is told to
 //! it here: to become master, and to store again what a fail-over took. Answers come from the core between two turns; a core that does not answer in time is not ready.
 
-use crate::api::{Answer, Query, QueryAnswer, Reinjected, Refusal, ReplyFn, Request};
+use crate::api::{Answer, Query, QueryAnswer, Refusal, Reinjected, ReplyFn, Request};
 use crate::core::Core;
 use crate::handle::CoreHandle;
 use crate::metrics::{Metrics, MetricsError, Observed};
 use crate::remoting::RemotingStats;
 use crate::replication::mastership::Change;
 use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, Query as Params};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::extract::{DefaultBodyLimit, Query as Params};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};

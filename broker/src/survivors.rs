@@ -170,8 +170,7 @@ impl History {
                     .runs
                     .iter()
                     .flat_map(|run| (0..run.count).map(|n| (run.queue, run.queue_offset + n)));
-                let kinds =
-                    stored.kinds.iter().flat_map(|(n, kind)| std::iter::repeat_n(kind, *n as usize));
+                let kinds = stored.kinds.iter().flat_map(|(n, kind)| std::iter::repeat_n(kind, *n as usize));
                 for (at, kind) in places.zip(kinds) {
                     let StoredKind::Copy { group, lineage, .. } = kind else { continue };
                     let parent = (lineage.parent.queue, lineage.parent.queue_offset);

@@ -2,7 +2,7 @@
 //! promoted, the old master comes back. Nothing that was answered OK is lost, and what the old master alone held is kept.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -112,6 +112,14 @@ fn wait_role(stand: &Stand, role: &str, is_master: bool) -> Result<()> {
     })
 }
 
+/// What the old master alone held.
+struct Gone {
+    /// Queue and offset of each.
+    places: BTreeSet<(u64, u64)>,
+    /// Of those whose producer was answered.
+    bodies: BTreeSet<String>,
+}
+
 /// Bodies of sends that were answered with less than OK.
 fn lesser(events: &Events) -> BTreeSet<String> {
     let sent = events.0.iter().filter(|line| line.event == "sent" && !line.ok && line.status.is_some());
@@ -166,7 +174,9 @@ fn run(group: &Group, observer: &Stand) -> Result<()> {
         check_holds(stand, &sent)?;
     }
     let gone = check_survivors(a, b, &sent)?;
-    wait::until_ok("the agent to name what is gone", LIMIT, || check_told(&observer.agent_api(), &gone))?;
+    wait::until_ok("the agent to name what is gone", LIMIT, || {
+        check_told(&observer.agent_api(), &gone.places)
+    })?;
     let wanted: BTreeSet<String> = sent.sent().into_keys().collect();
     let missing = RefCell::new(BTreeSet::<String>::new());
     let waited = consumer.wait_for("everything that was answered OK", LIMIT, |events| {
@@ -176,8 +186,9 @@ fn run(group: &Group, observer: &Stand) -> Result<()> {
         missing.borrow().is_empty()
     });
     waited.with_context(|| format!("not consumed: {:?}", missing.borrow()))?;
+    check_told(&observer.agent_api(), &gone.places).context("and nothing else")?;
+    check_recovered((a, b, observer), &mut consumer, &gone)?;
     consumer.stop()?;
-    check_told(&observer.agent_api(), &gone).context("and nothing else")?;
     agent.terminate(Duration::from_secs(20))?;
     // its part is in its folder: a restart changes nothing, although the settings say otherwise
     for process in [a_process, b_process, c_process] {
@@ -191,6 +202,75 @@ fn run(group: &Group, observer: &Stand) -> Result<()> {
     for process in processes {
         process.terminate(Duration::from_secs(20))?;
     }
+    Ok(())
+}
+
+/// `losstrace recover` on the old master's files: each of these lines says what became of one message.
+fn recover(old: &Stand, new: &Stand, flags: &[&str]) -> Result<(Option<i32>, Vec<serde_json::Value>)> {
+    let server = format!("http://{}", new.ports.broker_http.address());
+    let folder = old.data_dir().join("broker/survivors");
+    let mut command = old.losstrace()?;
+    command.arg("recover").arg(&folder).args(["--server", &server, "--output", "json"]).args(flags);
+    let output = command.output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let lines: Result<Vec<_>, _> = text.lines().map(serde_json::from_str).collect();
+    let (lines, error) = (lines?, String::from_utf8_lossy(&output.stderr).into_owned());
+    ensure!(error.is_empty(), "recover {flags:?}: {error}");
+    Ok((output.status.code(), lines))
+}
+
+/// How many messages had which outcome.
+fn outcomes(lines: &[serde_json::Value]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for line in lines {
+        *counts.entry(line["outcome"].as_str().unwrap_or("none").to_owned()).or_default() += 1;
+    }
+    counts
+}
+
+/// What the fail-over took is sent again: first what no group had consumed, then, where the operator insists, the rest. The consumer
+/// gets each of them, the agent's incident is over, and a second time nothing is sent.
+fn check_recovered(
+    (old, new, observer): (&Stand, &Stand, &Stand),
+    consumer: &mut Client,
+    gone: &Gone,
+) -> Result<()> {
+    let place = |line: &serde_json::Value| -> Result<(u64, u64)> {
+        let number = |key: &str| line[key].as_u64().with_context(|| format!("{line} has no {key}"));
+        Ok((number("queue")?, number("offset")?))
+    };
+    let (code, lines) = recover(old, new, &[])?;
+    let would = outcomes(&lines);
+    ensure!(code == Some(3), "something is to be recovered: {code:?}");
+    let found: BTreeSet<_> = lines.iter().map(place).collect::<Result<_>>()?;
+    ensure!(found == gone.places, "the files hold {:?}, recover sees {found:?}", gone.places);
+    let gone_count = gone.places.len();
+    let (_, lines) = recover(old, new, &["--confirm"])?;
+    let done = outcomes(&lines);
+    ensure!(
+        done.get("stored") == would.get("would-store") && done.contains_key("stored"),
+        "{would:?} {done:?}"
+    );
+    let left = done.get("consumed").copied().unwrap_or_default();
+    ensure!(done.values().sum::<usize>() == gone_count && done["stored"] + left == gone_count, "{done:?}");
+    consumer.wait_for("what nobody had consumed", LIMIT, |events| {
+        let consumed = events.consumed();
+        gone.bodies.iter().all(|body| consumed.contains_key(body))
+    })?;
+    let (code, lines) = recover(old, new, &["--confirm", "--even-if-consumed"])?;
+    let rest = outcomes(&lines);
+    ensure!(code == Some(0) && rest.get("stored").copied().unwrap_or_default() == left, "{code:?} {rest:?}");
+    ensure!(rest.get("already-stored") == done.get("stored"), "{rest:?}");
+    wait::until_ok("the agent to see that all is recovered", LIMIT, || {
+        let incidents = observer.agent_api().incidents()?;
+        let lost = incidents.iter().filter(|incident| incident.class == class::NOT_REPLICATED_AT_FAILOVER);
+        let lost: Vec<_> = lost.collect();
+        ensure!(lost.iter().all(|incident| !incident.open && incident.state == "recovered"), "{lost:?}");
+        Ok(())
+    })?;
+    let (code, lines) = recover(old, new, &["--confirm", "--even-if-consumed"])?;
+    let nothing = outcomes(&lines);
+    ensure!(code == Some(0) && nothing.get("already-stored") == Some(&gone_count), "{code:?} {nothing:?}");
     Ok(())
 }
 
@@ -218,8 +298,8 @@ fn check_one_promise(group: &Group) -> Result<()> {
 }
 
 /// What the master alone held when it was killed is not in the group's log, and is in a file only its owner reads. Returns
-/// where it stood.
-fn check_survivors(old: &Stand, new: &Stand, sent: &Events) -> Result<BTreeSet<(u64, u64)>> {
+/// what it was.
+fn check_survivors(old: &Stand, new: &Stand, sent: &Events) -> Result<Gone> {
     let folder = old.data_dir().join("broker/survivors");
     let (mut kept, mut stood) = (String::new(), BTreeSet::new());
     for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
@@ -236,8 +316,8 @@ fn check_survivors(old: &Stand, new: &Stand, sent: &Events) -> Result<BTreeSet<(
     let lesser = lesser(sent);
     let gone: Vec<&String> = lesser.iter().filter(|body| !holds(&log, body)).collect();
     ensure!(!gone.is_empty(), "the master held nothing alone: the test shows nothing");
-    for body in gone {
+    for body in &gone {
         ensure!(holds(&kept, body), "{body} was answered with less than OK, and is neither stored nor kept");
     }
-    Ok(stood)
+    Ok(Gone { places: stood, bodies: gone.into_iter().cloned().collect() })
 }

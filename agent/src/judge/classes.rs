@@ -344,7 +344,8 @@ impl Judge {
             incident.cite(event, text);
             return;
         }
-        if let Some(incident) = self.grow(books, event, About { class, key, group, span: Span::of(parent), text })
+        if let Some(incident) =
+            self.grow(books, event, About { class, key, group, span: Span::of(parent), text })
         {
             incident.verdict.due_wall_ms = NEVER;
         }

@@ -128,7 +128,7 @@ fn next_steps(verdict: &Verdict) -> Vec<String> {
         ],
         Class::NotReplicatedAtFailover => &[
             "keep the old master's disk: when it comes back it puts these messages into a file below its survivors folder",
-            "send the named messages again from their producers' records",
+            "there, `losstrace recover` says which of them no group had consumed, and sends them again with --confirm",
             "brokerRole=SYNC_MASTER answers OK only to what survives a fail-over",
         ],
         Class::NeverStored => {

@@ -4,7 +4,7 @@
 use super::Core;
 use super::append::lineage_of;
 use super::sendback::Copy;
-use crate::api::{Answer, REINJECT_MAX, ReinjectMessages, Reinjected, Refusal, ReplyFn};
+use crate::api::{Answer, REINJECT_MAX, Refusal, ReinjectMessages, Reinjected, ReplyFn};
 use crate::replication::epochs::{EpochRow, LogView, common_position};
 use crate::state::{SCHEDULE_TOPIC, Topic};
 use lifecycle::clock::Now;

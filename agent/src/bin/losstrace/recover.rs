@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use store::commit_log::epoch_at;
-use store::commit_log::survivor::{Survivor, SurvivingRecord};
+use store::commit_log::survivor::{SurvivingRecord, Survivor};
 use store::disk_os::OsDisk;
 use wire::message::StoredMessage;
 use wire::properties;
@@ -123,7 +123,10 @@ pub(crate) fn run(settings: &Settings, options: &RecoverOptions) -> Result<u8> {
         let survivor = Survivor::open(&OsDisk, path)?;
         let bytes = recovery.file(&survivor).with_context(|| format!("{}", path.display()))?;
         if bytes > 0 {
-            eprintln!("{}: {bytes} bytes cannot be read: messages in them cannot be sent again", path.display());
+            eprintln!(
+                "{}: {bytes} bytes cannot be read: messages in them cannot be sent again",
+                path.display()
+            );
         }
         unreadable += bytes;
     }
@@ -215,7 +218,8 @@ impl Recovery<'_> {
         }
         let records: Vec<_> = batch.iter().map(|held| held.record.clone()).collect();
         let answer = self.http.post(&self.url).send(&survivor.part(&records)[..]);
-        let mut answer = answer.with_context(|| format!("no answer from {} (is the master running?)", self.url))?;
+        let mut answer =
+            answer.with_context(|| format!("no answer from {} (is the master running?)", self.url))?;
         let text = answer.body_mut().read_to_string()?;
         if answer.status() != 200 {
             bail!("the master refuses ({}): {}", answer.status().as_u16(), text.trim());
@@ -280,7 +284,9 @@ fn hold(record: SurvivingRecord) -> Held {
 /// A fate in words, and whether the message is lost still.
 fn told(fate: &Fate) -> (String, bool) {
     match fate {
-        Fate::Left(Left::Consumed { groups }) => (format!("left out: consumed by {}", groups.join(", ")), false),
+        Fate::Left(Left::Consumed { groups }) => {
+            (format!("left out: consumed by {}", groups.join(", ")), false)
+        }
         Fate::Left(Left::ConsumptionNotKnown) => {
             ("left out: whether it was consumed is not known (--even-if-consumed sends it)".into(), true)
         }
@@ -289,7 +295,9 @@ fn told(fate: &Fate) -> (String, bool) {
         Fate::Asked(Reinjected::AlreadyStored) => ("was sent again before".into(), false),
         Fate::Asked(Reinjected::NotLost) => ("not lost: the master has it".into(), false),
         Fate::Asked(Reinjected::Copy) => ("a copy: its original counts".into(), false),
-        Fate::Asked(Reinjected::NoTopic { topic }) => (format!("topic {topic} is not there: make it first"), true),
+        Fate::Asked(Reinjected::NoTopic { topic }) => {
+            (format!("topic {topic} is not there: make it first"), true)
+        }
         Fate::Asked(Reinjected::Refused { why }) => (format!("refused: {why}"), true),
     }
 }

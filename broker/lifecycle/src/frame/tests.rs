@@ -123,7 +123,13 @@ fn one_of_each() -> Vec<Fact> {
         Fact::Expired { queue: q, from: 0, to: 5, reason: ExpiryReason::Disk },
         Fact::ClockStepped { delta_ms: -3_600_000 },
         Fact::QueueState { queue: q, min_offset: 5, max_offset: 11 },
-        Fact::GroupState { group: g, queue: q, position: 5, delivered: ranges.clone(), settled: ranges.clone() },
+        Fact::GroupState {
+            group: g,
+            queue: q,
+            position: 5,
+            delivered: ranges.clone(),
+            settled: ranges.clone(),
+        },
         Fact::ReDriven { queue: q, epoch_number: 3, ranges },
         Fact::SentReported(SentReported {
             id: name("id-1"),

@@ -45,7 +45,8 @@ impl Kept {
 
     fn try_send(&self, master: &mut Bench, dry_run: bool) -> Answer<Vec<(String, Reinjected)>> {
         let request = received(&self.survivor.part(&self.records), dry_run).unwrap();
-        let ids: Vec<_> = self.records.iter().map(|record| super::harness::id(&record.record.record)).collect();
+        let ids: Vec<_> =
+            self.records.iter().map(|record| super::harness::id(&record.record.record)).collect();
         let outcomes = master.ask(|reply| Request::Reinject(request, reply))?;
         assert_eq!(outcomes.len(), ids.len());
         Ok(ids.into_iter().zip(outcomes).collect())
@@ -225,8 +226,7 @@ fn copies_are_left_to_their_originals_and_a_topic_that_is_gone_is_named() {
     assert_eq!(kept.consumed("C"), Consumed::No, "its copy was not");
     let no_topic = Reinjected::NoTopic { topic: "u".into() };
     for (record, (id, outcome)) in kept.records.iter().zip(kept.send(&mut pair.master)) {
-        let expected =
-            if record.record.lineage.is_some() { Reinjected::Copy } else { no_topic.clone() };
+        let expected = if record.record.lineage.is_some() { Reinjected::Copy } else { no_topic.clone() };
         assert_eq!(outcome, expected, "{id}");
     }
     pair.master.configure("u", "NORMAL", false).unwrap();

@@ -2,7 +2,6 @@
 //! hands of the test: each step can be cut, delayed, doubled, or followed by a death of any of them.
 
 use super::*;
-use store::commit_log::survivor::Survivor;
 use crate::replication::epochs::common_frame;
 use crate::replication::followers::{AckKind, Followers};
 use crate::replication::source::Source;
@@ -10,6 +9,7 @@ use crate::replication::{Head, frame::Message};
 use bytes::Bytes;
 use lifecycle::identity::{Name, TopicIncarnation};
 use proptest::prelude::*;
+use store::commit_log::survivor::Survivor;
 use store::disk_sim::SimDisk;
 use store::segment::SegmentConfig;
 
@@ -169,7 +169,10 @@ impl TestReplica {
         assert_eq!(kept.is_some(), start < before.0, "what is cut is kept");
         if let Some(path) = kept {
             let survivor = Survivor::open(&self.disk, &path).unwrap();
-            assert_eq!((survivor.from(), &survivor.bytes().unwrap()[..]), (start, &before.1[start.0 as usize..]));
+            assert_eq!(
+                (survivor.from(), &survivor.bytes().unwrap()[..]),
+                (start, &before.1[start.0 as usize..])
+            );
             self.acked = self.acked.min(start);
         }
         self.flushed = self.flushed.min(start);

@@ -178,7 +178,8 @@ impl Survivor {
             let record = match &header {
                 Some(header) => {
                     let bytes = window.get(&self.kept, at, header.total_len())?;
-                    let record = check_record(epoch_at(&self.epochs, LogPosition(at)), header, at, bytes.clone());
+                    let record =
+                        check_record(epoch_at(&self.epochs, LogPosition(at)), header, at, bytes.clone());
                     record.map(|record| SurvivingRecord { position: LogPosition(at), bytes, record })
                 }
                 None => None,
@@ -238,7 +239,11 @@ type Head = (Vec<(Epoch, LogPosition)>, u64, u64, usize);
 fn decode_head(bytes: &[u8], path: &Path) -> Result<Head> {
     let damaged = || StoreError::corrupt(path, 0, "survivor file header");
     let number = |at: usize| {
-        bytes.get(at..at + 8).and_then(|b| b.first_chunk()).map(|b| u64::from_be_bytes(*b)).ok_or_else(damaged)
+        bytes
+            .get(at..at + 8)
+            .and_then(|b| b.first_chunk())
+            .map(|b| u64::from_be_bytes(*b))
+            .ok_or_else(damaged)
     };
     let count = bytes.get(4..8).and_then(|b| b.first_chunk()).map(|b| u32::from_be_bytes(*b) as usize);
     let count = count.filter(|count| *count <= EPOCHS_MAX).ok_or_else(damaged)?;
@@ -281,8 +286,7 @@ impl CommitLog {
         let end = self.end();
         let newest = self.owner_of(end.0 - 1).map_or(0, |epoch| epoch.number);
         let name = format!("{:020}-{:020}-epoch{newest}", from.0, end.0);
-        let (path, part) =
-            (dir.join(format!("{name}{SURVIVOR_SUFFIX}")), dir.join(format!("{name}.part")));
+        let (path, part) = (dir.join(format!("{name}{SURVIVOR_SUFFIX}")), dir.join(format!("{name}.part")));
         disk.create_dir_all(dir)?;
         match disk.remove(&part) {
             Err(error) if !error.is_not_found() => return Err(error),
@@ -314,7 +318,6 @@ impl CommitLog {
         Ok(path)
     }
 }
-
 
 #[cfg(test)]
 mod tests;

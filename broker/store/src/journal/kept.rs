@@ -156,7 +156,10 @@ impl KeptFrames {
     }
 
     /// The next item; `None` after the last.
-    #[expect(clippy::should_implement_trait, reason = "an iterator of results would be read past its first error")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an iterator of results would be read past its first error"
+    )]
     pub fn next(&mut self) -> Result<Option<KeptItem>> {
         if self.at >= self.end {
             return Ok(None);
@@ -198,11 +201,8 @@ mod tests {
     use crate::journal::{Journal, JournalConfig};
 
     fn journal(disk: &SimDisk) -> Journal {
-        let config = JournalConfig {
-            dir: "/journal".into(),
-            segment_size_bytes: 400,
-            reset_interval_bytes: 100,
-        };
+        let config =
+            JournalConfig { dir: "/journal".into(), segment_size_bytes: 400, reset_interval_bytes: 100 };
         let mut journal = None;
         for run in 1..=2 {
             let opened = Journal::open(Arc::new(disk.clone()), config.clone(), Incarnation([run; 16]), 1);
@@ -231,7 +231,11 @@ mod tests {
         let disk = SimDisk::new();
         let view = journal(&disk).view();
         let at = |run, sequence| Position { incarnation: Incarnation([run; 16]), sequence };
-        assert_eq!(view.keep_behind(at(2, 20), &disk, Path::new("/kept")).unwrap(), None, "nothing behind it");
+        assert_eq!(
+            view.keep_behind(at(2, 20), &disk, Path::new("/kept")).unwrap(),
+            None,
+            "nothing behind it"
+        );
         for (run, sequence) in [(1, 0), (1, 1), (1, 11), (1, 20), (2, 1), (2, 19)] {
             let keep = at(run, sequence);
             let path = view.keep_behind(keep, &disk, Path::new("/kept")).unwrap().unwrap();
@@ -239,10 +243,12 @@ mod tests {
             assert_eq!(kept.behind(), keep);
             let frames = frames(&mut kept);
             assert!(frames[0].1, "a reset point");
-            let first = frames.iter().position(|(position, ..)| *position == keep).map_or(0, |place| place + 1);
+            let first =
+                frames.iter().position(|(position, ..)| *position == keep).map_or(0, |place| place + 1);
             let expected = (1..=2u8).flat_map(|run| (1..=20).map(move |n| (run, n)));
             let expected: Vec<_> = expected.filter(|(r, n)| (*r, *n) > (run, sequence)).collect();
-            let cut: Vec<_> = frames[first..].iter().map(|(p, _, payload)| (payload[0], p.sequence)).collect();
+            let cut: Vec<_> =
+                frames[first..].iter().map(|(p, _, payload)| (payload[0], p.sequence)).collect();
             assert_eq!(cut, expected);
         }
     }

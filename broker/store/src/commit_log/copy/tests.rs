@@ -1,7 +1,7 @@
 use super::*;
-use std::path::Path;
 use crate::disk_sim::SimDisk;
 use lifecycle::identity::{Incarnation, Lineage, TopicIncarnation};
+use std::path::Path;
 use std::sync::Arc;
 
 const SEGMENT: u64 = 4096;
