@@ -403,9 +403,14 @@ fn journals() -> Vec<Seed> {
         ],
     ];
     FrameEncoder::new().encode_snapshot(NOW, true, &state.concat(), &mut snapshot);
+    let first = Position { incarnation: RUN, sequence: 1 };
+    let kept = journal.view().keep_behind(first, &disk, Path::new("/kept")).expect("an empty disk");
+    let kept = file(&disk, kept.expect("a life has frames").to_str().expect("our own name"));
+    let kept = kept.get(..kept.len() - 4).expect("it ends with its checksum").to_vec();
     vec![
         seed("journal-frames", "life", frames.iter().flat_map(|frame| piece(frame)).collect::<Vec<u8>>()),
         seed("journal-segment", "life", file(&disk, "/journal/00000000000000000000")),
+        seed("kept-frames", "life", kept),
         seed("state-snapshot", "two-topics", snapshot),
     ]
 }
@@ -431,6 +436,11 @@ fn stores() -> Vec<Seed> {
     }
     log.write().expect("an empty disk takes bytes");
     let segment = [vec![128], file(&disk, "/log/00000000000000000000")].concat();
+
+    let start = log.start();
+    let kept = log.cut_with_survivor(&disk, Path::new("/survivors"), start).expect("an empty disk");
+    let kept = file(&disk, kept.expect("three records").to_str().expect("our own name"));
+    let kept = kept.get(..kept.len() - 4).expect("it ends with its checksum").to_vec();
 
     let units = (0..5_u64).map(|n| Unit { commitlog_offset: 100 * n + 40, size: 60, tag_hash: n as i64 - 2 });
     let units: Vec<u8> = units.flat_map(|unit| unit.encode()).collect();
@@ -458,6 +468,7 @@ fn stores() -> Vec<Seed> {
     let slots = ["/store/state.0", "/store/state.1"].map(|slot| piece(&file(&disk, slot))).concat();
     vec![
         seed("commit-log-segment", "three-records", segment),
+        seed("survivor-file", "three-records", kept),
         seed("consume-queue-file", "five-units", units),
         seed("key-index-run", "forty-entries", run),
         seed("checkpoint-slots", "two-generations", slots),

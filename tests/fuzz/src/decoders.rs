@@ -11,12 +11,14 @@ use agent::ledger::evidence_log;
 use agent::ledger::raw_frames::RawFrames;
 use agent::ledger::verdict_log::{Opening, Record, RecordKind, VerdictLog};
 use agent::run::Core;
+use broker::survivors::Told;
 use bytes::{Bytes, BytesMut};
 use lifecycle::fact::Fact;
 use lifecycle::frame::{FrameDecoder as JournalFrameDecoder, FrameEncoder};
 use lifecycle::identity::{Epoch, Incarnation, Lineage, LogPosition};
 use store::checkpoint::Checkpoint;
 use store::commit_log::CommitLog;
+use store::commit_log::survivor::Survivor;
 use store::consume_queue::{ConsumeQueueConfig, ConsumeQueues, Unit};
 use store::disk::{Disk, OpenMode};
 use store::disk_sim::SimDisk;
@@ -33,7 +35,7 @@ use wire::properties::{Properties, PropertiesBuf};
 pub(crate) type Decoder = fn(&[u8]) -> bool;
 
 /// All of them.
-pub(crate) const ALL: [(&str, Decoder); 28] = [
+pub(crate) const ALL: [(&str, Decoder); 30] = [
     ("remoting-frames", remoting_frames),
     ("remoting-json-header", remoting_json_header),
     ("remoting-binary-header", remoting_binary_header),
@@ -51,6 +53,8 @@ pub(crate) const ALL: [(&str, Decoder); 28] = [
     ("journal-frames", journal_frames),
     ("journal-segment", journal_segment),
     ("commit-log-segment", commit_log_segment),
+    ("survivor-file", survivor_file),
+    ("kept-frames", kept_frames),
     ("consume-queue-file", consume_queue_file),
     ("key-index-run", key_index_run),
     ("checkpoint-slots", checkpoint_slots),
@@ -293,6 +297,48 @@ fn commit_log_segment(bytes: &[u8]) -> bool {
         assert_eq!(log.end(), report.end, "the log ends elsewhere than its scan");
     }
     found > 0
+}
+
+/// With its checksum at the end: what is behind it is to be tried.
+fn summed(bytes: &[u8]) -> Vec<u8> {
+    let mut whole = bytes.get(..INPUT_BYTES_MAX.min(bytes.len())).unwrap_or_default().to_vec();
+    whole.extend_from_slice(&crc32fast::hash(&whole).to_be_bytes());
+    whole
+}
+
+/// Without its checksum. What a master is sent and what the old one keeps are the same bytes.
+fn survivor_file(bytes: &[u8]) -> bool {
+    let whole = summed(bytes);
+    let disk = disk_with("/survivors/one.log", &whole);
+    let kept = Survivor::open(&disk, Path::new("/survivors/one.log"));
+    let sent = Survivor::of_bytes(&whole.into());
+    assert_eq!(kept.is_ok(), sent.is_ok(), "what is kept can be sent");
+    let (Ok(kept), Ok(sent)) = (kept, sent) else { return false };
+    let mut records = Vec::new();
+    let unreadable = kept.records(|record| {
+        records.push(record);
+        Ok(())
+    });
+    let unreadable = unreadable.expect("the simulated disk reads");
+    let read: usize = records.iter().map(|record| record.bytes.len()).sum();
+    let all = usize::try_from(kept.end().0 - kept.from().0).expect("it was in memory");
+    assert!(
+        read as u64 + unreadable <= all as u64,
+        "{read} bytes of records and {unreadable} of none in {all}"
+    );
+    let mut count = 0;
+    let again = sent.records(|_| {
+        count += 1;
+        Ok(())
+    });
+    assert_eq!((again.expect("memory reads"), count), (unreadable, records.len()));
+    !records.is_empty()
+}
+
+/// Without its checksum.
+fn kept_frames(bytes: &[u8]) -> bool {
+    let disk = disk_with("/survivors/one.frames", &summed(bytes));
+    Told::read(&disk, &["/survivors/one.frames".into()]).is_ok()
 }
 
 fn consume_queue_file(bytes: &[u8]) -> bool {
