@@ -29,6 +29,9 @@ const DISK_TIME: Duration = Duration::from_secs(1);
 /// Producers of the sync-flush preset.
 const SYNC_FLUSH_PRODUCERS: [u32; 4] = [1, 16, 64, 256];
 
+/// Producers of the replication preset.
+const REPLICATION_PRODUCERS: [u32; 3] = [1, 16, 64];
+
 /// Connections and sends under way on each, of presets that measure 64 waiting producers: 64 programs with a connection of their own,
 /// and 64 threads of one program, which share its client's connection (an SDK keeps one for each broker).
 const SHAPES: [(u32, u32); 2] = [(64, 1), (1, 64)];
@@ -43,6 +46,7 @@ pub(crate) fn run(options: &BenchOptions, common: &Common) -> Result<()> {
         Some(Preset::JournalCost) => journal_cost(options, common)?,
         Some(Preset::SyncFlush) => sync_flush(options, common)?,
         Some(Preset::Headline) => headline(options, common)?,
+        Some(Preset::Replication) => replication(options, common)?,
         Some(Preset::Echo) => beside_echo(options, common)?,
         None if options.paired.len() == 2 => {
             paired(options, common, (&options.paired[0], &options.paired[1]))?
@@ -78,7 +82,7 @@ fn paired(options: &BenchOptions, common: &Common, (a, b): (&str, &str)) -> Resu
     let targets =
         [Target::start(options, common, &settings(a))?, Target::start(options, common, &settings(b))?];
     let mut sides = [a, b].map(|side| Series::new(format!("{}, {side}", options.label())));
-    in_turn(options.rounds, |side| {
+    in_turn::<2>(options.rounds, |side| {
         sides[side].rounds.push(round::run(&targets[side], options)?.sending);
         Ok(())
     })?;
@@ -87,9 +91,12 @@ fn paired(options: &BenchOptions, common: &Common, (a, b): (&str, &str)) -> Resu
     Ok(vec![one, other])
 }
 
-fn in_turn(rounds: u32, mut run: impl FnMut(usize) -> Result<()>) -> Result<()> {
+fn in_turn<const SIDES: usize>(rounds: u32, mut run: impl FnMut(usize) -> Result<()>) -> Result<()> {
     for round in 0..rounds {
-        let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
+        let mut order: [usize; SIDES] = std::array::from_fn(|side| side);
+        if round % 2 == 1 {
+            order.reverse();
+        }
         order.into_iter().try_for_each(&mut run)?;
     }
     Ok(())
@@ -133,6 +140,36 @@ fn sync_flush(options: &BenchOptions, common: &Common) -> Result<Vec<Series>> {
     Ok(all)
 }
 
+/// What a replica costs: a master alone beside one that is followed, and one that waits for its follower. All on one machine, so each
+/// message is written to one disk twice.
+fn replication(options: &BenchOptions, common: &Common) -> Result<Vec<Series>> {
+    let mut all = Vec::new();
+    for flush in [Flush::Async, Flush::Sync] {
+        let base = BenchOptions { flush, ..options.clone() };
+        let targets = [
+            Target::start(&base, common, &[])?,
+            Target::start_replicated(&base, common, "ASYNC_MASTER")?,
+            Target::start_replicated(&base, common, "SYNC_MASTER")?,
+        ];
+        let names = ["alone", "ASYNC_MASTER + replica", "SYNC_MASTER + replica"];
+        for size in [128, 1024] {
+            for producers in REPLICATION_PRODUCERS {
+                let options = BenchOptions { size, producers, ..base.clone() };
+                let mut sides = names.map(|name| Series::new(format!("{}, {name}", options.label())));
+                in_turn::<3>(options.rounds, |side| {
+                    sides[side].rounds.push(round::run(&targets[side], &options)?.sending);
+                    Ok(())
+                })?;
+                let [alone, mut followed, mut waited] = sides;
+                followed.notes = compare(&followed, &alone);
+                waited.notes = compare(&waited, &alone);
+                all.extend([alone, followed, waited]);
+            }
+        }
+    }
+    Ok(all)
+}
+
 fn headline(options: &BenchOptions, common: &Common) -> Result<Vec<Series>> {
     let mut all = Vec::new();
     for protocol in [Protocol::Remoting, Protocol::Grpc] {
@@ -156,7 +193,7 @@ fn beside_echo(options: &BenchOptions, common: &Common) -> Result<Vec<Series>> {
         let targets = [Target::start(&options, common, &[])?, Target::start_echo(protocol)?];
         let bare = format!("bare {} echo x{producers}, window {window}, {} B", protocol.text(), options.size);
         let mut sides = [options.label(), bare].map(Series::new);
-        in_turn(options.rounds, |side| {
+        in_turn::<2>(options.rounds, |side| {
             sides[side].rounds.push(round::run(&targets[side], &options)?.sending);
             Ok(())
         })?;

@@ -76,6 +76,8 @@ pub(crate) enum Preset {
     SyncFlush,
     /// 64 waiting producers on 64 connections and on one, 1 KiB, SYNC and ASYNC, both protocols
     Headline,
+    /// A master alone, and with a replica under ASYNC_MASTER and SYNC_MASTER, in turn: 128 B and 1 KiB, 1, 16 and 64 waiting producers
+    Replication,
     /// Each edge beside a bare echo of its protocol: a server that reads requests, and answers; 64 connections and one
     Echo,
 }

@@ -18,6 +18,8 @@ pub(crate) struct Measured {
     pub errors: BTreeMap<String, u64>,
     /// What the broker used, per message it stored or handed out.
     pub cost: Cost,
+    /// The most its replica was seen to lack, bytes of log; `None` without a replica.
+    pub lag_bytes: Option<u64>,
 }
 
 /// Per message; `None` where it could not be read.
@@ -28,6 +30,8 @@ pub(crate) struct Cost {
     pub cpu_system_us: Option<f64>,
     /// What the clients used beside it, on the same processors.
     pub clients_cpu_us: f64,
+    /// What its replica used, beside `cpu_us`.
+    pub replica_cpu_us: Option<f64>,
     /// CPU of the broker's threads, by name.
     pub threads_us: BTreeMap<String, f64>,
     pub write_calls: Option<f64>,
@@ -59,6 +63,9 @@ impl Cost {
             cpu_user_us: read.then_some(us(user)),
             cpu_system_us: read.then_some(us(system)),
             clients_cpu_us: us(after.clients.saturating_sub(before.clients)),
+            replica_cpu_us: after
+                .replica
+                .map(|used| us(used.saturating_sub(before.replica.unwrap_or_default()))),
             threads_us: threads.filter(|(_, used)| *used > 0.0).collect(),
             write_calls: calls(after.write_calls, before.write_calls),
             read_calls: calls(after.read_calls, before.read_calls),
@@ -83,7 +90,7 @@ pub(crate) struct Series {
 type Reader = fn(&Measured) -> Option<f64>;
 
 /// The columns of a table: heading, digits behind the point, where it is read.
-const COLUMNS: [(&str, usize, Reader); 14] = [
+const COLUMNS: [(&str, usize, Reader); 16] = [
     ("MSG/S", 0, |m| Some(m.messages_per_second)),
     ("P50 us", 0, |m| Some(m.latency_us.p50 as f64)),
     ("P90", 0, |m| Some(m.latency_us.p90 as f64)),
@@ -91,12 +98,14 @@ const COLUMNS: [(&str, usize, Reader); 14] = [
     ("P99.9", 0, |m| Some(m.latency_us.p999 as f64)),
     ("MAX", 0, |m| Some(m.latency_us.max as f64)),
     ("CPU us/msg", 2, |m| m.cost.cpu_us),
+    ("REPLICA", 2, |m| m.cost.replica_cpu_us),
     ("CLIENTS", 2, |m| Some(m.cost.clients_cpu_us)),
     ("WRITES/msg", 3, |m| m.cost.write_calls),
     ("FLUSH/msg", 4, |m| Some(m.cost.log_flushes? + m.cost.journal_flushes?)),
     ("JOURNAL B/msg", 2, |m| m.cost.journal_bytes),
     ("LOG B/msg", 0, |m| m.cost.log_bytes),
     ("MSG/TURN", 1, |m| m.cost.turns.filter(|turns| *turns > 0.0).map(|turns| 1.0 / turns)),
+    ("LAG B", 0, |m| m.lag_bytes.map(|lag| lag as f64)),
     ("ERRORS", 0, |m| Some(m.errors.values().sum::<u64>() as f64)),
 ];
 
@@ -174,7 +183,9 @@ pub(crate) fn compare(one: &Series, other: &Series) -> BTreeMap<String, f64> {
     let mut notes = BTreeMap::new();
     let readers: [(&str, Reader); 3] = [
         ("throughput", |m| Some(m.messages_per_second)),
-        ("CPU per message", |m| m.cost.cpu_us),
+        ("CPU per message, all brokers", |m| {
+            Some(m.cost.cpu_us? + m.cost.replica_cpu_us.unwrap_or_default())
+        }),
         ("p50", |m| Some(m.latency_us.p50 as f64)),
     ];
     for (name, read) in readers {
@@ -182,7 +193,7 @@ pub(crate) fn compare(one: &Series, other: &Series) -> BTreeMap<String, f64> {
         let ratios = pairs.filter_map(|(a, b)| Some(read(a)? / read(b)?)).collect();
         notes.extend(median(ratios).map(|ratio| (format!("{name}, ratio to the other side"), ratio)));
     }
-    let cpu: Reader = |m| m.cost.cpu_us;
+    let cpu: Reader = |m| Some(m.cost.cpu_us? + m.cost.replica_cpu_us.unwrap_or_default());
     let pairs = one.rounds.iter().zip(&other.rounds);
     let more = pairs.filter_map(|(a, b)| Some(cpu(a)? - cpu(b)?)).collect();
     notes.extend(median(more).map(|more| ("CPU per message more than the other side, us".to_owned(), more)));

@@ -12,6 +12,8 @@ use tokio::task::{JoinSet, LocalSet};
 
 /// How often the end of a round is looked for.
 const LOOK: Duration = Duration::from_millis(5);
+/// How often it is asked how far a replica is; each time, clients wait for the answer.
+const LAG_LOOK: Duration = Duration::from_millis(200);
 /// After this long a round is given up.
 const ROUND_MAX: Duration = Duration::from_secs(2 * 3_600);
 /// How long clients may take to go after a round is over: the broker's own time-outs are shorter.
@@ -65,13 +67,18 @@ async fn send(target: &Target, options: &BenchOptions) -> Result<Measured> {
         Some(_) => ROUND_MAX,
         None => Duration::from_secs_f64(options.seconds),
     };
+    let (mut lag_bytes, mut looked) = (None, start);
     while start.elapsed() < limit && shared.goes_on() {
         ended_early(&mut clients, &shared)?;
+        if looked.elapsed() >= LAG_LOOK {
+            lag_bytes = lag_bytes.max(target.lag_bytes()?);
+            looked = Instant::now();
+        }
         tokio::time::sleep(LOOK.min(limit)).await;
     }
     let took = start.elapsed();
     let after = target.read()?;
-    let measured = measure(&shared, took, (&before, &after));
+    let measured = Measured { lag_bytes, ..measure(&shared, took, (&before, &after)) };
     shared.enter(Phase::Over);
     leave(clients).await?;
     Ok(measured)
@@ -137,5 +144,6 @@ fn measure(shared: &Shared, took: Duration, (before, after): (&Reading, &Reading
         latency_us: shared.latency(),
         errors: shared.errors(),
         cost: Cost::between(before, after, messages),
+        lag_bytes: None,
     }
 }

@@ -4,6 +4,7 @@
 use super::options::{BenchOptions, Protocol};
 use crate::cli::Common;
 use anyhow::{Context, Result, bail, ensure};
+use broker::http::RoleReport;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -24,6 +25,8 @@ pub(crate) struct Target {
     pid: Option<u32>,
     child: Option<Child>,
     folder: Option<PathBuf>,
+    /// Follows it.
+    replica: Option<Box<Target>>,
 }
 
 /// What a process has used so far, and what the broker itself counts.
@@ -39,13 +42,15 @@ pub(crate) struct Reading {
     pub write_calls: u64,
     pub read_calls: u64,
     pub counters: BTreeMap<String, f64>,
+    /// CPU of its replica, where it has one of its own.
+    pub replica: Option<Duration>,
 }
 
 impl Target {
     /// What `--address` names.
     pub(crate) fn attach(options: &BenchOptions, remoting: SocketAddr) -> Target {
         let (grpc, http, pid) = (options.grpc_address, options.http_address, options.pid);
-        Target { remoting, grpc, http, pid, child: None, folder: None }
+        Target { remoting, grpc, http, pid, child: None, folder: None, replica: None }
     }
 
     /// Starts a broker of its own with these settings on top of the command line's.
@@ -74,10 +79,52 @@ impl Target {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         let child = child.context("cannot start a broker")?;
         let (grpc, pid) = (Some(grpc), Some(child.id()));
-        let mut target =
-            Target { remoting, grpc, http: Some(http), pid, child: Some(child), folder: Some(folder) };
+        let mut target = Target {
+            remoting,
+            grpc,
+            http: Some(http),
+            pid,
+            child: Some(child),
+            folder: Some(folder),
+            replica: None,
+        };
         target.wait_until_ready(&format!("http://{http}/readyz"))?;
         Ok(target)
+    }
+
+    /// Starts a master and a replica that follows it, on one machine and one disk. `role` is the master's.
+    pub(crate) fn start_replicated(options: &BenchOptions, common: &Common, role: &str) -> Result<Target> {
+        let [replication] = free_addresses::<1>()?;
+        let master = [format!("broker.broker_role={role}"), format!("listen.replication=\"{replication}\"")];
+        let mut target = Target::start(options, common, &master)?;
+        let replica = [
+            "broker.broker_role=SLAVE".to_owned(),
+            "broker.replica_id=bench".to_owned(),
+            format!("broker.master_address=\"{replication}\""),
+        ];
+        let replica = Target::start(options, common, &replica)?;
+        let deadline = Instant::now() + START_MAX;
+        // it knows its master's epoch once it follows
+        while replica.role()?.epoch == 0 {
+            ensure!(Instant::now() < deadline, "the replica does not follow after {START_MAX:?}");
+            pause();
+        }
+        target.replica = Some(Box::new(replica));
+        Ok(target)
+    }
+
+    fn role(&self) -> Result<RoleReport> {
+        let http = self.http.context("a broker of its own has an HTTP port")?;
+        let text = ureq::get(format!("http://{http}/role")).call()?.body_mut().read_to_string()?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// How many bytes of log its replica lacks, at most; `None` without one.
+    pub(crate) fn lag_bytes(&self) -> Result<Option<u64>> {
+        let Some(replica) = &self.replica else { return Ok(None) };
+        // asked first: what is stored between the two answers counts as missing
+        let has = replica.role()?.log_end;
+        Ok(Some(self.role()?.log_end.saturating_sub(has)))
     }
 
     /// Starts the bare echo in a process of its own.
@@ -88,7 +135,15 @@ impl Target {
         command.arg("--protocol").arg(protocol.text());
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
         let (grpc, pid) = (Some(address), Some(child.id()));
-        let target = Target { remoting: address, grpc, http: None, pid, child: Some(child), folder: None };
+        let target = Target {
+            remoting: address,
+            grpc,
+            http: None,
+            pid,
+            child: Some(child),
+            folder: None,
+            replica: None,
+        };
         let deadline = Instant::now() + START_MAX;
         while std::net::TcpStream::connect(address).is_err() {
             ensure!(Instant::now() < deadline, "the echo does not listen after {START_MAX:?}");
@@ -129,6 +184,11 @@ impl Target {
         }
         if let Some(pid) = self.pid {
             read_process(pid, &mut reading).with_context(|| format!("process {pid}"))?;
+        }
+        if let Some(pid) = self.replica.as_ref().and_then(|replica| replica.pid) {
+            let mut replica = Reading::default();
+            read_process(pid, &mut replica).context("the replica")?;
+            reading.replica = Some(replica.user + replica.system);
         }
         let mut clients = Reading::default();
         read_process(std::process::id(), &mut clients).context("this process")?;
