@@ -420,7 +420,9 @@ impl Window {
     fn get(&mut self, log: &impl ReadAt, at: u64, len: usize) -> Result<Bytes> {
         let inside = at >= self.start && at + len as u64 <= self.start + self.bytes.len() as u64;
         if !inside {
-            let mut buf = vec![0u8; SCAN_CHUNK.max(len)];
+            // a replica walks each little piece that comes: it must not pay for a chunk of nothing behind it
+            let left = usize::try_from(log.end().saturating_sub(at)).unwrap_or(SCAN_CHUNK);
+            let mut buf = vec![0u8; SCAN_CHUNK.min(left).max(len)];
             let got = log.read_at(&mut buf, at)?;
             buf.truncate(got);
             self.start = at;
