@@ -66,8 +66,8 @@ pub enum Request {
     ConfigureTopic(ConfigureTopic, ReplyFn<Answer<()>>),
     /// What the stream to a replica hears of it.
     Replica(ReplicaEvent),
-    /// What a replica gets from its master.
-    FromMaster(FromMaster, ReplyFn<Answer<()>>),
+    /// What a replica gets from its master, in order; what follows one that is not taken is not looked at.
+    FromMaster(Vec<FromMaster>, ReplyFn<Answer<()>>),
     /// Look at the core between two turns, when every fact is in the journal (feed, metrics).
     Look(LookFn),
 }

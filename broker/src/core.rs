@@ -177,7 +177,7 @@ impl Core {
             match request {
                 Request::Look(look) => looks.push(look),
                 Request::Replica(event) => self.replica_event(now, event),
-                Request::FromMaster(message, reply) => self.master_sent(now, message, reply),
+                Request::FromMaster(messages, reply) => self.master_sent(now, messages, reply),
                 request if appends(&request) => self.handle_append(now, request),
                 request => later.push(request),
             }
@@ -288,7 +288,7 @@ impl Core {
             }
             Request::Look(look) => look(self, now),
             Request::Replica(event) => self.replica_event(now, event),
-            Request::FromMaster(message, reply) => self.master_sent(now, message, reply),
+            Request::FromMaster(messages, reply) => self.master_sent(now, messages, reply),
             appending => self.handle_append(now, appending),
         }
     }

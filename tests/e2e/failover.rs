@@ -20,7 +20,7 @@ use tests::stand::{Role, Stand};
 use tests::wait;
 use wire::message::{MAGIC_V1, StoredMessage};
 
-use crate::replication::{check_holds, wait_same, wait_status};
+use crate::replication::{check_holds, send_signal, wait_same, wait_status};
 
 const LIMIT: Duration = Duration::from_secs(40);
 const TOPIC: &str = "failover";
@@ -155,6 +155,9 @@ fn run(group: &Group, observer: &Stand) -> Result<()> {
     wait_status(&mut producer, "OK").context("C is enough: k is 2")?;
     c_process.kill()?;
     wait_status(&mut producer, "SLAVE_NOT_AVAILABLE").context("the master is alone")?;
+    // some of what it alone has is consumed, some is not
+    send_signal(consumer.pid(), "STOP")?;
+    wait_status(&mut producer, "SLAVE_NOT_AVAILABLE").context("alone, and nobody consumes")?;
     a_process.kill()?;
     let b_process = b.start(Role::Broker)?;
     let c_process = c.start(Role::Broker)?;
@@ -162,6 +165,7 @@ fn run(group: &Group, observer: &Stand) -> Result<()> {
     let output = b.losstrace()?.args(["promote", "--server", &server]).output()?;
     ensure!(output.status.success(), "promote: {}", String::from_utf8_lossy(&output.stderr));
     ensure!(b.broker_api().role()? == ("SYNC_MASTER".to_owned(), true), "promote waits until it is master");
+    send_signal(consumer.pid(), "CONT")?;
     wait_status(&mut producer, "OK").context("the SDK goes on with the new master")?;
     // the old master comes back with the settings of a master
     let a_process = a.start(Role::Broker)?;

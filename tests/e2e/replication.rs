@@ -12,7 +12,6 @@ use tests::clients::Sdk::NodeRemoting;
 use tests::clients::{Client, Events, Job};
 use tests::config::Options;
 use tests::ports::Port;
-use tests::process::Process;
 use tests::raw::RawClient;
 use tests::stand::{self, Role, Stand};
 use tests::wait;
@@ -77,8 +76,9 @@ pub(crate) fn check_holds(stand: &Stand, events: &Events) -> Result<()> {
     Ok(())
 }
 
-fn stop_signal(process: &Process, signal: &str) -> Result<()> {
-    let command = format!("kill -{signal} {}", process.pid());
+/// Sends a signal to a process that we started.
+pub(crate) fn send_signal(pid: u32, signal: &str) -> Result<()> {
+    let command = format!("kill -{signal} {pid}");
     ensure!(std::process::Command::new("sh").arg("-c").arg(command).status()?.success(), "kill -{signal}");
     Ok(())
 }
@@ -109,12 +109,12 @@ fn run(master: &Stand, one: &Stand, two: &Stand) -> Result<()> {
     first.kill()?;
     wait_status(&mut producer, "OK").context("one replica is enough: k is 2")?;
     // the other one stands still: it is connected, and says nothing
-    stop_signal(&second, "STOP")?;
+    send_signal(second.pid(), "STOP")?;
     let from = producer.events().0.len();
     producer.wait_for("answers FLUSH_SLAVE_TIMEOUT", LIMIT, |events| {
         statuses(events, from, "FLUSH_SLAVE_TIMEOUT") >= 3
     })?;
-    stop_signal(&second, "CONT")?;
+    send_signal(second.pid(), "CONT")?;
     wait_status(&mut producer, "OK").context("it goes on")?;
     second.kill()?;
     wait_status(&mut producer, "SLAVE_NOT_AVAILABLE").context("both are dead")?;

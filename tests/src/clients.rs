@@ -247,6 +247,11 @@ impl Client {
         Ok(Client { name, child, stdin, events, reader: Some(reader), errors })
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn events(&self) -> Events {
         lock(&self.events).clone()
     }

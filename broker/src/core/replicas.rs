@@ -3,7 +3,7 @@
 
 use super::Core;
 use crate::api::{Answer, Refusal, ReplicaEvent};
-use crate::config::BrokerRole;
+use crate::config::{BrokerRole, ReplicaAck};
 use crate::replication::followers::{Follower, FollowerError};
 use lifecycle::clock::Now;
 use lifecycle::fact::Fact;
@@ -44,7 +44,8 @@ impl Core {
             return Ok(()); // another epoch is to come: whether it will have these is not ours to say
         }
         // "received" is said by each chunk: where nobody waits for it, now and then is enough
-        let waited_for = self.config.broker_role == BrokerRole::SyncMaster;
+        let waited_for = self.config.broker_role == BrokerRole::SyncMaster
+            && self.config.replica_ack == ReplicaAck::Received;
         let aged = now.mono_ms >= self.replicated_stated_ms + self.config.journal_flush_interval_ms;
         if received > before.received && received > flushed && (waited_for || aged) {
             self.replicated_stated_ms = now.mono_ms;

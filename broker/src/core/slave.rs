@@ -136,13 +136,13 @@ impl Core {
         Ok(())
     }
 
-    pub(super) fn master_sent(&mut self, now: Now, message: FromMaster, reply: ReplyFn<Answer<()>>) {
-        let outcome = match message {
+    pub(super) fn master_sent(&mut self, now: Now, messages: Vec<FromMaster>, reply: ReplyFn<Answer<()>>) {
+        let outcome = messages.into_iter().try_for_each(|message| match message {
             FromMaster::Welcome { welcome, copies } => self.welcome(&welcome, copies),
             FromMaster::Log { position, readable, bytes } => self.take_log(position, readable, &bytes),
             FromMaster::Frames { run, frames } => self.take_frames(now, run, &frames),
             FromMaster::Heartbeat { start, readable } => self.take_heartbeat(start, readable),
-        };
+        });
         let answer = outcome.map_err(|error| match error {
             CopyError::Store(error) => {
                 let refusal = Refusal::StorageFailed(error.to_string());

@@ -1,5 +1,5 @@
 //! The master's end of a replication connection: takes a replica in, sends it what is new, hears how far it is. Bytes come from
-//! the files, read on a blocking thread and one message at a time, so a replica that is slow or far behind stops nobody.
+//! the files, a little at a time, and what is not new is read on a blocking thread: a replica that is slow or far behind stops nobody.
 
 use super::agreement::{Agreement, Ground};
 use super::frame::{Ask, Hello, Message, Standing, Welcome};
@@ -9,7 +9,7 @@ use super::{HEARTBEAT, Head, StreamError, read_message, write_bytes};
 use crate::api::{ReplicaEvent, Request};
 use crate::core::Core;
 use crate::handle::{CoreHandle, NotTaken};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use lifecycle::identity::{LogPosition, Name};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +26,12 @@ use tokio_util::sync::CancellationToken;
 const CONNECTIONS_MAX: usize = 2 * super::followers::REPLICAS_MAX;
 /// How long a word waits when the core's queue is full.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
+/// How long facts wait for messages to travel with; as much of what consumers did a fail-over may take back.
+const FACTS_PAUSE: Duration = Duration::from_millis(5);
+/// The end of the log that is taken to be in memory still.
+const HOT_BYTES: u64 = 1 << 20;
+/// About as much is written to a connection at once.
+const WRITE_BYTES: usize = 256 * 1024;
 
 /// What streams need of the master.
 pub struct Master {
@@ -149,7 +155,7 @@ async fn take_in(
     let sent = Arc::new(AtomicU64::new(at.0));
     let outcome = async {
         write_bytes(&mut to, &Message::Welcome(welcome).encode()).await?;
-        let stream = Stream { heads, source: Some(source), sent: sent.clone(), told: LogPosition(0), to };
+        let stream = Stream::new(heads, source, sent.clone(), to);
         tokio::select! {
             outcome = stream.run() => outcome,
             outcome = hear(from, &id, &sent, &master.core) => outcome,
@@ -206,8 +212,7 @@ async fn send_copy(
     stop: &CancellationToken,
 ) -> Result<(), StreamError> {
     write_bytes(&mut to, &Message::Welcome(welcome).encode()).await?;
-    let sent = Arc::default();
-    let stream = Stream { heads, source: Some(source), sent, told: LogPosition(0), to };
+    let stream = Stream::new(heads, source, Arc::default(), to);
     let hear = async {
         loop {
             read_message(&mut from).await?;
@@ -263,49 +268,103 @@ struct Stream {
     source: Option<Source>,
     /// Raised before bytes go out, so that no word about them can come first.
     sent: Arc<AtomicU64>,
-    /// The readable end last told.
-    told: LogPosition,
+    /// The head up to which everything was sent.
+    told: Head,
     to: OwnedWriteHalf,
 }
 
 impl Stream {
+    fn new(heads: watch::Receiver<Head>, source: Source, sent: Arc<AtomicU64>, to: OwnedWriteHalf) -> Stream {
+        Stream { heads, source: Some(source), sent, told: Head::default(), to }
+    }
+
+    /// Until the broker stops, or the connection fails.
     async fn run(mut self) -> Result<(), StreamError> {
         loop {
             let head = *self.heads.borrow_and_update();
-            while let Some(bytes) = self.next(head).await? {
+            let log_end = self.told.end;
+            if head.end <= log_end && head != self.told {
+                // facts alone, and what may be read, go with the next messages, if some come soon
+                let more = self.heads.wait_for(|head| head.end > log_end);
+                if let Ok(Err(_)) = tokio::time::timeout(FACTS_PAUSE, more).await.map(|more| more.map(drop)) {
+                    return Ok(());
+                }
+            }
+            let head = *self.heads.borrow_and_update();
+            let mut said_readable = self.told.readable;
+            while let Some(bytes) = self.next(head, &mut said_readable).await? {
                 write_bytes(&mut self.to, &bytes).await?;
             }
-            let news = if self.told < head.readable {
-                true
-            } else {
-                match tokio::time::timeout(HEARTBEAT, self.heads.changed()).await {
-                    Ok(Ok(())) => false,
-                    // the broker has stopped
-                    Ok(Err(_)) => return Ok(()),
-                    Err(_) => true,
-                }
-            };
-            if news {
-                let Head { start, end, readable, .. } = head;
-                write_bytes(&mut self.to, &Message::Heartbeat { start, end, readable }.encode()).await?;
-                self.told = readable;
+            if said_readable < head.readable {
+                self.heartbeat(head).await?;
+            }
+            self.told = head;
+            match tokio::time::timeout(HEARTBEAT, self.heads.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Ok(()),
+                Err(_) => self.heartbeat(head).await?,
             }
         }
     }
 
-    /// The next message as bytes, read and checksummed on another thread.
-    async fn next(&mut self, head: Head) -> Result<Option<Bytes>, StreamError> {
+    async fn heartbeat(&mut self, head: Head) -> Result<(), StreamError> {
+        let Head { start, end, readable, .. } = head;
+        write_bytes(&mut self.to, &Message::Heartbeat { start, end, readable }.encode()).await
+    }
+
+    /// The next messages as bytes. What was written just now is in the operating system's memory: reading it here is cheaper than
+    /// asking another thread; a replica that lies behind is served by one, which may wait for the disk.
+    async fn next(
+        &mut self,
+        head: Head,
+        said_readable: &mut LogPosition,
+    ) -> Result<Option<Bytes>, StreamError> {
         let Some(mut source) = self.source.take() else { return Ok(None) };
-        let (source, message) = blocking(move || {
-            let message = source.next(&head)?;
-            Ok((source, message.map(|message| (end_of(&message), message.encode()))))
-        })
-        .await?;
+        let gathered = if source.behind(&head) <= HOT_BYTES {
+            gather(&mut source, &head)?
+        } else {
+            let gathering = blocking(move || {
+                let gathered = gather(&mut source, &head)?;
+                Ok((source, gathered))
+            });
+            let gathered;
+            (source, gathered) = gathering.await?;
+            gathered
+        };
         self.source = Some(source);
-        let Some((end, bytes)) = message else { return Ok(None) };
+        let Some(Gathered { end, bytes }) = gathered else { return Ok(None) };
+        if end > LogPosition(0) {
+            *said_readable = head.readable;
+        }
         self.sent.fetch_max(end.0, Ordering::SeqCst);
         Ok(Some(bytes))
     }
+}
+
+/// Messages for one write.
+struct Gathered {
+    /// Where the log bytes among them end; 0: there are none.
+    end: LogPosition,
+    bytes: Bytes,
+}
+
+/// Some messages, together about [`WRITE_BYTES`] long; `None` when all up to `head` is sent.
+fn gather(source: &mut Source, head: &Head) -> Result<Option<Gathered>, StreamError> {
+    let mut bytes = BytesMut::new();
+    let mut end = LogPosition(0);
+    while bytes.len() < WRITE_BYTES
+        && let Some(message) = source.next(head)?
+    {
+        end = end.max(end_of(&message));
+        let encoded = message.encode();
+        if bytes.is_empty() {
+            // mostly there is one, or a second that is short
+            bytes = encoded.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+        } else {
+            bytes.extend_from_slice(&encoded);
+        }
+    }
+    Ok((!bytes.is_empty()).then(|| Gathered { end, bytes: bytes.freeze() }))
 }
 
 fn end_of(message: &Message) -> LogPosition {

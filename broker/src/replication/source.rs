@@ -1,5 +1,5 @@
-//! Reads what a master sends: pieces of its log and frames of its journal, from their files. Blocks on the disk, so it runs on a
-//! blocking thread; never beyond the head it is told. One per stream.
+//! Reads what a master sends: pieces of its log and frames of its journal, from their files. Blocks where the operating system has to
+//! fetch them from the disk; never reads beyond the head it is told. One per stream.
 
 use super::frame::{JournalFrame, Message};
 use super::{Head, StreamError};
@@ -45,6 +45,11 @@ impl Source {
         let segment_bytes = config.segment_size_bytes;
         let log = SegmentReader::new(disk, config);
         Ok(Source { log, segment_bytes, log_at, journal, after, held: None })
+    }
+
+    /// How many log bytes up to `head` are still to be read.
+    pub fn behind(&self, head: &Head) -> u64 {
+        head.end.0.saturating_sub(self.log_at.0)
     }
 
     /// The next message up to `head`: log bytes first, then the frames that speak of them. `None`: all is sent.

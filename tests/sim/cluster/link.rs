@@ -139,7 +139,7 @@ impl Link {
             };
             let (slot, reply) = slot(|answer: Answer<()>| answer.map_err(|refusal| refusal.to_string()));
             stream.answers.push(slot);
-            requests[self.to].push(Request::FromMaster(message, reply));
+            requests[self.to].push(Request::FromMaster(vec![message], reply));
         }
         while !self.cut_up && !members[self.from].is_paused && ready(&stream.up) {
             let (_, bytes) = stream.up.pop_front().expect("it is ready");

@@ -232,7 +232,7 @@ fn a_replica_that_promised_takes_nothing_from_the_older_master() {
         panic!("log bytes come first")
     };
     let log = FromMaster::Log { position, readable, bytes };
-    assert!(pair.slave.ask(|reply| Request::FromMaster(log, reply)).is_err());
+    assert!(pair.slave.ask(|reply| Request::FromMaster(vec![log], reply)).is_err());
     assert_eq!(pair.slave.core.as_ref().unwrap().log_view().end, end);
     assert!(pair.connect().is_err(), "nor does it follow it again");
 }

@@ -47,7 +47,8 @@ impl Pair {
         let journal = common_frame(&last_frames(&view), &hello.runs);
         self.source = Some(Source::open(disk, master.log_segments(), (&view, journal), start).unwrap());
         let welcome = Welcome { start, waits_for_disk: true, journal, remoting: String::new(), log };
-        self.slave.ask(|reply| Request::FromMaster(FromMaster::Welcome { welcome, copies: false }, reply))
+        let welcome = FromMaster::Welcome { welcome, copies: false };
+        self.slave.ask(|reply| Request::FromMaster(vec![welcome], reply))
     }
 
     /// Carries one message over; false when there is none.
@@ -59,7 +60,7 @@ impl Pair {
             Message::Frames { run, frames } => FromMaster::Frames { run, frames },
             other => panic!("{other:?}"),
         };
-        self.slave.ask(|reply| Request::FromMaster(message, reply)).unwrap();
+        self.slave.ask(|reply| Request::FromMaster(vec![message], reply)).unwrap();
         true
     }
 
@@ -67,7 +68,7 @@ impl Pair {
         while self.carry_one() {}
         let head = self.master.core.as_ref().unwrap().replication_head().unwrap();
         let heartbeat = FromMaster::Heartbeat { start: head.start, readable: head.readable };
-        self.slave.ask(|reply| Request::FromMaster(heartbeat, reply)).unwrap();
+        self.slave.ask(|reply| Request::FromMaster(vec![heartbeat], reply)).unwrap();
     }
 
     pub(super) fn check_same(&mut self, topic: &str) {
