@@ -17,6 +17,7 @@
 //! from damage below it (reported, kept, skipped).
 
 pub mod copy;
+pub mod readback;
 pub mod survivor;
 
 use crate::disk::Disk;

@@ -90,6 +90,11 @@ pub trait DiskFile: Send + Sync + Debug {
     /// Reserves space for `len` bytes without changing the length, so that "disk full" comes here and not in
     /// the middle of an append. A file system that cannot do it ignores it.
     fn allocate(&self, len: u64) -> Result<()>;
+    /// Asks the system to drop these bytes from its cache, so that the next read comes from the disk. An advice: what is not
+    /// on disk yet stays, and a disk without a cache has nothing to do.
+    fn forget_cached(&self, _offset: u64, _len: u64) -> Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

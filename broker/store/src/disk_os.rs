@@ -161,6 +161,12 @@ impl DiskFile for OsFile {
             Err(error) => Err(self.failed(Op::Allocate, len)(error.into())),
         }
     }
+
+    fn forget_cached(&self, offset: u64, len: u64) -> Result<()> {
+        let len = std::num::NonZeroU64::new(len);
+        rustix::fs::fadvise(&self.file, offset, len, rustix::fs::Advice::DontNeed)
+            .map_err(|error| self.failed(Op::Read, offset)(error.into()))
+    }
 }
 
 #[cfg(test)]

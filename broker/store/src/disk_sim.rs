@@ -59,6 +59,8 @@ pub struct SimFaults {
     pub fail_sync_after: Option<u64>,
     /// Syncs succeed, and keep nothing: a disk, or a controller, that lies.
     pub syncs_lie: bool,
+    /// A read that touches these bytes of a file fails.
+    pub bad_bytes: Option<(u64, u64)>,
 }
 
 #[derive(Debug, Clone)]
@@ -439,6 +441,9 @@ impl DiskFile for SimFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
         let mut state = self.state(Op::Read)?;
         state.counters.reads += 1;
+        if state.faults.bad_bytes.is_some_and(|(from, to)| offset < to && from < offset + buf.len() as u64) {
+            return Err(StoreError::new(Op::Read, &self.path, offset, ErrorKind::Io(EIO)));
+        }
         let start = self.index(Op::Read, offset)?;
         let data = self.inode(&mut state, Op::Read)?.data.get(start..).unwrap_or_default();
         let count = data.len().min(buf.len());
