@@ -98,6 +98,12 @@ pub enum Fact {
     // --- replication ---
     /// A replica has received, or holds on disk, everything up to here.
     Replicated { replica: Name, log_position: LogPosition, durable: bool },
+
+    // --- reading back what is on disk ---
+    /// A member read a part of its copy of the log back.
+    Scrubbed(Scrubbed),
+    /// Messages were passed over for a group because their records cannot be read here.
+    Unreadable { group: Name, queue: QueueKey, ranges: Ranges },
 }
 
 /// Which epoch, where it begins, and under which promises it runs.
@@ -385,4 +391,25 @@ pub struct SentReported {
     pub sent_wall_ms: u64,
     /// When the agent received the report, wall ms.
     pub reported_wall_ms: u64,
+}
+
+/// What reading a copy of the log back found. Damage is stated once, by its bytes; the messages are named by the consume queues.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Scrubbed {
+    /// Whose copy; empty: that of the member whose journal this is.
+    pub member: Name,
+    /// The first byte that was read.
+    pub from: LogPosition,
+    /// One past the last.
+    pub to: LogPosition,
+    /// When the round began that this is of, wall ms; 0: a consumer's reading found it.
+    pub round_wall_ms: u64,
+    /// Whether the round ends here.
+    pub ends_round: bool,
+    /// Bytes of the log that hold no readable record, and were not stated before.
+    pub damaged: Ranges,
+    /// The messages whose records stood there, by their queue offsets.
+    pub bad: Vec<(QueueKey, Ranges)>,
+    /// At most so many more stood there: nothing names them.
+    pub unnamed_max: u64,
 }

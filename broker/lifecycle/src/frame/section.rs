@@ -40,7 +40,9 @@ mod tag {
     pub(in crate::frame) const SENT_REPORTED: u64 = 30;
     pub(in crate::frame) const OPERATOR_ACTED: u64 = 31;
     pub(in crate::frame) const REPLICATED: u64 = 32;
+    pub(in crate::frame) const SCRUBBED: u64 = 33;
     pub(in crate::frame) const RE_DRIVEN: u64 = 34;
+    pub(in crate::frame) const UNREADABLE: u64 = 35;
 }
 
 // flags of a stored section

@@ -123,6 +123,7 @@ fn one_of_each() -> Vec<Fact> {
         Fact::Expired { queue: q, from: 0, to: 5, reason: ExpiryReason::Disk },
         Fact::ClockStepped { delta_ms: -3_600_000 },
         Fact::QueueState { queue: q, min_offset: 5, max_offset: 11 },
+        Fact::Unreadable { group: g.clone(), queue: q, ranges: ranges.clone() },
         Fact::GroupState {
             group: g,
             queue: q,
@@ -130,6 +131,16 @@ fn one_of_each() -> Vec<Fact> {
             delivered: ranges.clone(),
             settled: ranges.clone(),
         },
+        Fact::Scrubbed(Scrubbed {
+            member: name("b"),
+            from: LogPosition(7),
+            to: LogPosition(1 << 34),
+            round_wall_ms: 1_000_003,
+            ends_round: true,
+            damaged: Ranges::of(100, 300),
+            bad: vec![(q, ranges.clone()), (queue(9, 0), Ranges::of(0, 1))],
+            unnamed_max: 2,
+        }),
         Fact::ReDriven { queue: q, epoch_number: 3, ranges },
         Fact::SentReported(SentReported {
             id: name("id-1"),
@@ -158,7 +169,7 @@ const NOW: Now = Now { mono_ms: 50, wall_ms: 1_000_000 };
 fn every_kind_of_fact_survives_its_bytes() {
     let facts = one_of_each();
     let kinds: std::collections::HashSet<_> = facts.iter().map(std::mem::discriminant).collect();
-    assert_eq!(kinds.len(), 33, "one of each kind, one tag each");
+    assert_eq!(kinds.len(), 35, "one of each kind, one tag each");
     let mut encoder = FrameEncoder::new();
     let mut decoder = FrameDecoder::new();
     let mut first = Vec::new();

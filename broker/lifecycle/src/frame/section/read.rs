@@ -161,6 +161,8 @@ fn decode_state(tag: u64, mut r: SectionReader<'_, '_>) -> Result<Fact, DecodeEr
         tag::REPLICATED => {
             Fact::Replicated { replica: r.name()?, log_position: LogPosition(r.num()?), durable: r.flag()? }
         }
+        tag::SCRUBBED => Fact::Scrubbed(r.scrubbed()?),
+        tag::UNREADABLE => Fact::Unreadable { group: r.name()?, queue: r.queue()?, ranges: r.ranges()? },
         unknown => return Err(DecodeError::UnknownFact(unknown)),
     })
 }
@@ -379,6 +381,23 @@ impl SectionReader<'_, '_> {
         }
         for _ in 0..self.body.length(self.body.remaining())? {
             out.closed.push((self.incarnation()?, self.num()?));
+        }
+        out.unnamed_max = self.num()?;
+        Ok(out)
+    }
+
+    fn scrubbed(&mut self) -> Result<Scrubbed, DecodeError> {
+        let mut out = Scrubbed {
+            member: self.name()?,
+            from: LogPosition(self.num()?),
+            to: LogPosition(self.num()?),
+            round_wall_ms: self.num()?,
+            ends_round: self.flag()?,
+            damaged: self.ranges()?,
+            ..Default::default()
+        };
+        for _ in 0..self.body.length(self.body.remaining())? {
+            out.bad.push((self.queue()?, self.ranges()?));
         }
         out.unnamed_max = self.num()?;
         Ok(out)

@@ -199,6 +199,11 @@ fn encode_state(fact: &Fact, mut w: Writer<'_>) -> u64 {
             w.out.push(u8::from(*durable));
             tag::REPLICATED
         }
+        Fact::Scrubbed(scrubbed) => w.scrubbed(scrubbed),
+        Fact::Unreadable { group, queue, ranges } => {
+            w.group_ranges(group, *queue, ranges);
+            tag::UNREADABLE
+        }
         // every other kind has its arm in `encode` or `encode_rare`; the round-trip test holds one of each kind
         other => unreachable!("fact without an encoding: {other:?}"),
     }
@@ -409,6 +414,22 @@ impl Writer<'_> {
         }
         self.num(recovered.unnamed_max);
         tag::RECOVERED
+    }
+
+    fn scrubbed(&mut self, scrubbed: &Scrubbed) -> u64 {
+        self.name(&scrubbed.member);
+        self.num(scrubbed.from.0);
+        self.num(scrubbed.to.0);
+        self.num(scrubbed.round_wall_ms);
+        self.out.push(u8::from(scrubbed.ends_round));
+        self.ranges(&scrubbed.damaged);
+        self.num(scrubbed.bad.len() as u64);
+        for (queue, ranges) in &scrubbed.bad {
+            self.queue(*queue);
+            self.ranges(ranges);
+        }
+        self.num(scrubbed.unnamed_max);
+        tag::SCRUBBED
     }
 
     fn sent(&mut self, report: &SentReported) -> u64 {
