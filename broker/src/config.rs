@@ -79,6 +79,13 @@ pub struct Config {
     pub promoted_role: BrokerRole,
     /// This member's name in its replica group; a SLAVE needs one that no other member has.
     pub replica_id: String,
+    /// Time between the beginnings of two rounds in which the whole commit log on this disk is read back and checked, ms; 0: never.
+    /// A day by default: rot that a replica still heals should be known before the replica rots too, and well within the retention
+    /// time. A round that takes longer than this is followed by the next one at once.
+    pub scrub_interval_ms: u64,
+    /// How fast it is read back at most, bytes per second. 8 MiB/s by default: a terabyte in a day and a half, and less than a tenth
+    /// of what a spinning disk reads.
+    pub scrub_bytes_per_second: u64,
 }
 
 /// RocketMQ's brokerRole.
@@ -194,6 +201,8 @@ impl Default for Config {
             members: Vec::new(),
             promoted_role: BrokerRole::SyncMaster,
             replica_id: String::new(),
+            scrub_interval_ms: 24 * HOUR,
+            scrub_bytes_per_second: 8 * 1024 * 1024,
         }
     }
 }
@@ -241,6 +250,10 @@ impl Config {
         check(self.snapshot_interval_ms >= 100, "snapshot_interval_ms", "must be at least 100");
         check((1..=100).contains(&self.journal_disk_percent), "journal_disk_percent", "must be 1 to 100");
         check(self.client_timeout_ms >= 1000, "client_timeout_ms", "must be at least 1000");
+        let scrubs = self.scrub_interval_ms == 0 || self.scrub_interval_ms >= 1000;
+        check(scrubs, "scrub_interval_ms", "must be at least 1000, or 0: never");
+        let rate = self.scrub_bytes_per_second >= 64 * 1024;
+        check(rate, "scrub_bytes_per_second", "must be at least 65536; scrub_interval_ms = 0 turns it off");
         self.replication_problems(&mut check);
         found
     }
@@ -289,6 +302,7 @@ impl Config {
             ("journalFlushIntervalMs", self.journal_flush_interval_ms.to_string()),
             ("retryMaxTimes", self.retry_max.to_string()),
             ("autoCreateTopicEnable", self.auto_create_topics.to_string()),
+            ("scrubIntervalMs", self.scrub_interval_ms.to_string()),
         ];
         if !self.replica_id.is_empty() {
             promises.push((EpochStarted::MEMBER, self.replica_id.clone()));

@@ -18,6 +18,7 @@ mod reinject;
 mod replicas;
 mod retention;
 mod role;
+mod scrub;
 mod send;
 mod sendback;
 mod sessions;
@@ -98,6 +99,12 @@ pub struct Counters {
     pub journal_flushes_total: u64,
     /// Bytes of the journal given up because it was over its share of the disk, whether or not agents had them.
     pub journal_dropped_bytes: u64,
+    /// Bytes of the log read back from the disk.
+    pub scrubbed_bytes_total: u64,
+    /// Messages whose records were found unreadable.
+    pub scrub_bad_records_total: u64,
+    /// Rounds over the whole log that ended.
+    pub scrub_rounds_total: u64,
 }
 
 /// The broker's core.
@@ -131,6 +138,7 @@ pub struct Core {
     leases: lease::LeaseBook,
     retention: RetentionState,
     snapshot: SnapshotState,
+    scrub: scrub::ScrubState,
     next_queue: u32,
     /// The key index lacks what the log holds from here on (only while opening).
     index_from: lifecycle::identity::LogPosition,
@@ -199,6 +207,7 @@ impl Core {
         if !is_slave {
             self.retention_due(now);
         }
+        self.scrub_due(now);
         let effects = self.end_turn(now);
         for look in looks {
             look(self, now);
@@ -324,6 +333,7 @@ impl Core {
             self.snapshot.next_due_ms().filter(|_| !is_slave),
             self.trace.next_due_ms().filter(|_| !is_slave),
             self.copy_sync_due_ms(),
+            self.next_scrub_ms(),
         ]
         .into_iter()
         .flatten()

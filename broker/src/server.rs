@@ -446,6 +446,8 @@ struct Flushers {
     log: mpsc::Sender<SyncBatch>,
     journal: mpsc::Sender<JournalSync>,
     jobs: mpsc::Sender<Job>,
+    /// A disk that fails takes its time over each read: nothing else waits behind that.
+    scrubs: mpsc::Sender<Job>,
     completed: Arc<Mutex<Vec<FlushDone>>>,
     under_way: usize,
     threads: Vec<std::thread::JoinHandle<()>>,
@@ -464,7 +466,9 @@ impl Flushers {
             })?;
         let jobs =
             worker("losstrace-jobs", handle, &completed, &mut threads, |job: Job| FlushDone::Job(job.run()))?;
-        Ok(Flushers { log, journal, jobs, completed, under_way: 0, threads })
+        let scrubs =
+            worker("losstrace-scrub", handle, &completed, &mut threads, |job: Job| FlushDone::Job(job.run()))?;
+        Ok(Flushers { log, journal, jobs, scrubs, completed, under_way: 0, threads })
     }
 
     fn start_all(&mut self, orders: crate::core::FlushOrders) {
@@ -472,7 +476,8 @@ impl Flushers {
         let started = orders.log.map(|batch| self.log.send(batch).is_ok()).into_iter();
         let started = started.chain(orders.journal.map(|batch| self.journal.send(batch).is_ok()));
         let count = started.filter(|sent| *sent).count();
-        let jobs = orders.jobs.into_iter().filter_map(|job| self.jobs.send(job).ok()).count();
+        let thread = |job: &Job| if matches!(job, Job::Scrub(_)) { &self.scrubs } else { &self.jobs };
+        let jobs = orders.jobs.into_iter().filter_map(|job| thread(&job).send(job).ok()).count();
         self.under_way += count + jobs;
     }
 
@@ -488,7 +493,7 @@ impl Flushers {
 
     fn stop(&mut self) {
         let (log, journal, jobs) = (mpsc::channel().0, mpsc::channel().0, mpsc::channel().0);
-        (self.log, self.journal, self.jobs) = (log, journal, jobs);
+        (self.log, self.journal, self.jobs, self.scrubs) = (log, journal, jobs, mpsc::channel().0);
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a flusher thread panicked");

@@ -285,7 +285,7 @@ impl Core {
                     self.answer_stored(held);
                 }
             }
-            FlushDone::Job(done) => self.job_done(done),
+            FlushDone::Job(done) => self.job_done(now, done),
             // never retried: what the failed call dropped from memory, a second one would not report
             FlushDone::Log(Err(error)) | FlushDone::Journal(Err(error)) => self.stop(error),
         }

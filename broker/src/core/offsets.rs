@@ -140,10 +140,14 @@ impl Core {
             return Ok(None);
         }
         match self.queues.get(index, offset)? {
-            Some(unit) => self
-                .log
-                .read_sized(lifecycle::identity::LogPosition(unit.commitlog_offset), unit.size as usize),
+            Some(unit) => self.read_unit(&unit),
             None => Ok(None),
         }
+    }
+
+    /// Where the consume queue says that a message is; `None`: it does not say.
+    pub(super) fn unit_at(&mut self, queue: QueueKey, offset: u64) -> Option<store::consume_queue::Unit> {
+        let index = self.queue_index(queue).ok()?;
+        self.queues.get(index, offset).ok().flatten()
     }
 }

@@ -11,6 +11,7 @@ use lifecycle::fact::{ConsumeModel, Fact, StartReason};
 use lifecycle::identity::{LogPosition, Name, QueueKey};
 use lifecycle::ranges::Ranges;
 use std::collections::{BTreeMap, BTreeSet};
+use store::commit_log::LoggedRecord;
 use store::consume_queue::Unit;
 use store::error::StoreError;
 use wire::message::{StoredMessage, tag_code};
@@ -160,7 +161,10 @@ impl WaitingPulls {
 pub(super) struct Scanned {
     pub(super) records: Vec<(u64, Bytes)>,
     pub(super) filtered: Ranges,
+    /// Deleted while it was read.
     pub(super) vanished: Ranges,
+    /// Of these the log holds no readable record.
+    pub(super) unreadable: Vec<(u64, Unit)>,
     pub(super) next: u64,
 }
 
@@ -358,6 +362,7 @@ impl Core {
             all.records.extend(found.records);
             all.filtered.union(&found.filtered);
             all.vanished.union(&found.vanished);
+            all.unreadable.extend(found.unreadable);
             if found.next < stop || limits.messages == 0 || limits.bytes == 0 {
                 break;
             }
@@ -395,8 +400,9 @@ impl Core {
                     found.filtered.insert(offset, offset + 1);
                     continue;
                 }
-                match self.log.read_sized(LogPosition(unit.commitlog_offset), unit.size as usize)? {
-                    None => found.vanished.insert(offset, offset + 1),
+                match self.read_unit(unit)? {
+                    None if self.is_deleted(unit) => found.vanished.insert(offset, offset + 1),
+                    None => found.unreadable.push((offset, *unit)),
                     Some(logged) if !filter.matches(&logged.record) => {
                         found.filtered.insert(offset, offset + 1)
                     }
@@ -410,6 +416,22 @@ impl Core {
         Ok(found)
     }
 
+    /// The record of a consume-queue entry; `None`: none is there, or the disk cannot read it.
+    pub(super) fn read_unit(&self, unit: &Unit) -> Result<Option<LoggedRecord>, StoreError> {
+        match self.log.read_sized(LogPosition(unit.commitlog_offset), unit.size as usize) {
+            Err(error) if error.is_of_medium() => {
+                tracing::error!(%error, "the disk cannot read a record that a consumer asked for");
+                Ok(None)
+            }
+            read => read,
+        }
+    }
+
+    /// Whether retention took the record of this entry, and the entry is still to go.
+    fn is_deleted(&self, unit: &Unit) -> bool {
+        unit.commitlog_offset < self.log.start().0
+    }
+
     fn state_scanned(
         &mut self,
         group: &Name,
@@ -418,6 +440,7 @@ impl Core {
         filter: &Filter,
         found: &Scanned,
     ) {
+        self.state_unreadable(group, queue, &found.unreadable);
         if !found.filtered.is_empty() {
             self.state(Fact::Filtered {
                 group: group.clone(),

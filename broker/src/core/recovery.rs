@@ -7,6 +7,7 @@
 
 use super::append::{index_keys, tag_hash};
 use super::slave::newer_table;
+use super::scrub::ScrubState;
 use super::snapshot::{self, Snapshot, SnapshotState};
 use super::topics::{PERM_READ_WRITE, is_system_topic, queue_index};
 use super::{Core, CoreParts, Counters};
@@ -110,6 +111,7 @@ impl Core {
         let (first, more) = (missing.first().map_or(0, |range| range.start), missing.len() > 1);
         let trace = Trace::new(journal, parts.config.journal);
         let interval = parts.config.snapshot_interval_ms;
+        let scrub = ScrubState::open(disk.as_ref(), &parts.dir, (parts.config.scrub_interval_ms, now))?;
         let mut core = Core {
             followers: followers(&parts.config),
             following: None,
@@ -118,6 +120,7 @@ impl Core {
             replicated_stated_ms: now.mono_ms,
             flush: FlushState::new(replayed.state.flushed, now),
             snapshot: SnapshotState::new(checkpoint, now, replayed.log_end, interval),
+            scrub,
             disk,
             folder,
             store_host: parts.store_host,
@@ -180,6 +183,8 @@ impl Core {
             );
         }
         self.flush.cut(scan.end);
+        self.scrub.cut(scan.end);
+        self.scrub.knows(&scan.damaged);
         // the master this copy was of may have had more on its disk
         let flushed = if was_replica { flushed.min(scan.end) } else { flushed };
         let mut queues = Vec::new();
@@ -266,8 +271,8 @@ impl Core {
     }
 
     /// Reads a replica's log, and dispatches what the journal speaks of.
-    pub(super) fn scan_copied(&mut self, to: LogPosition, flushed: LogPosition) -> StoreResult<ScanReport> {
-        Ok(self.scan_log(Ends::new(), (LogPosition(0), to), flushed)?.scan)
+    pub(super) fn scan_copied(&mut self, to: LogPosition, flushed: LogPosition) -> StoreResult<Found> {
+        self.scan_log(Ends::new(), (LogPosition(0), to), flushed)
     }
 
     /// Reads the log once: finds each queue's end, dispatches, and collects what the journal lacks.
@@ -365,13 +370,13 @@ impl Core {
 }
 
 #[derive(Default)]
-struct Found {
+pub(super) struct Found {
     ends: Ends,
-    bad: BTreeMap<QueueKey, Ranges>,
+    pub(super) bad: BTreeMap<QueueKey, Ranges>,
     /// Topics the journal does not know, and at least how many queues they have.
     topics: BTreeMap<TopicIncarnation, (Name, u32)>,
     again: Vec<Again>,
-    scan: ScanReport,
+    pub(super) scan: ScanReport,
 }
 
 /// The parts of the core that a record of the log is dispatched through while the log is being read.

@@ -3,7 +3,7 @@
 
 use super::append::{index_keys, tag_hash};
 use super::flush::FlushState;
-use super::recovery::{Fold, RecoveryReport, Replayed, due_of};
+use super::recovery::{Fold, Found, RecoveryReport, Replayed, due_of};
 use super::snapshot::{self, Snapshot};
 use super::{Core, CoreParts};
 use crate::api::{Answer, FromMaster, Refusal, ReplyFn};
@@ -89,10 +89,11 @@ impl Core {
         let readable = replayed.state.flushed;
         self.state = replayed.state;
         let known = self.state.log_end;
-        let scan = self.scan_copied(known, flushed)?;
+        let Found { scan, bad, .. } = self.scan_copied(known, flushed)?;
         let run = copy.journal_position().incarnation;
         let dispatched = known.min(self.log.end());
         self.flush = FlushState::new(LogPosition(0), now);
+        self.scrub.cut(scan.end);
         let (flush_at_once, unsynced_since_ms) = (false, None);
         self.following = Some(Following {
             copy,
@@ -105,6 +106,7 @@ impl Core {
             copies: false,
             unsynced_since_ms,
         });
+        self.damaged_at_start(&scan.damaged, bad.into_iter().collect());
         // what the last process wrote counts as received: it is made durable before it is said
         self.log.mark_dirty_from(LogPosition(0));
         self.flush.unflushed_messages = 1;
@@ -178,6 +180,8 @@ impl Core {
             }
             Err(other) => return Err(CopyError::Refused(other.to_string())),
         };
+        // what is being read may have been cut, or the log begun elsewhere
+        self.scrub.cut(welcome.start.min(self.log.end()));
         following.flush_at_once = welcome.waits_for_disk;
         (following.master_epoch, following.copies) = (newest, copies);
         if let Some(survivor) = cut.survivor {
@@ -326,6 +330,11 @@ impl Core {
             following.readable = following.readable.max(readable);
         }
         self.show_durable();
+    }
+
+    /// Below this, a SLAVE's consume queues have every record; `None` on a master, where nothing lies between.
+    pub(super) fn dispatched_to(&self) -> Option<LogPosition> {
+        self.following.as_ref().map(|following| following.dispatched)
     }
 
     /// Up to where a SLAVE lets consumers read; `None` on a master.

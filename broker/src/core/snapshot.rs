@@ -3,6 +3,7 @@
 
 use super::Core;
 use super::flush::FlushOrders;
+use super::scrub::{ScrubDone, ScrubJob};
 use lifecycle::clock::Now;
 use lifecycle::fact::EpochStarted;
 use lifecycle::frame::{FrameDecoder, FrameEncoder};
@@ -24,6 +25,8 @@ pub enum Job {
     Snapshot { queues: QueueSync, checkpoint: Checkpoint, payload: Vec<u8> },
     /// Seal or merge runs of the key index.
     Index { job: IndexJob, is_merge: bool },
+    /// Read a part of the log back.
+    Scrub(ScrubJob),
 }
 
 /// Slow work that is over.
@@ -32,6 +35,8 @@ pub enum JobDone {
     Snapshot(Checkpoint, StoreResult<()>),
     /// A new run.
     Index(StoreResult<NewRun>, bool),
+    /// What was read.
+    Scrub(ScrubDone),
 }
 
 impl Job {
@@ -43,6 +48,7 @@ impl Job {
                 JobDone::Snapshot(checkpoint, saved)
             }
             Job::Index { job, is_merge } => JobDone::Index(job.run(), is_merge),
+            Job::Scrub(job) => JobDone::Scrub(job.run()),
         }
     }
 }
@@ -144,9 +150,10 @@ impl Core {
         if let Some(job) = self.index.merge_job() {
             orders.jobs.push(Job::Index { job, is_merge: true });
         }
+        orders.jobs.extend(self.scrub_job());
     }
 
-    pub(super) fn job_done(&mut self, done: JobDone) {
+    pub(super) fn job_done(&mut self, now: Now, done: JobDone) {
         let outcome = match done {
             JobDone::Snapshot(checkpoint, saved) => {
                 self.snapshot.checkpoint = Some(checkpoint);
@@ -157,6 +164,7 @@ impl Core {
                 saved
             }
             JobDone::Index(Ok(run), _) => self.index.install(run),
+            JobDone::Scrub(done) => self.scrub_done(now, done),
             JobDone::Index(Err(error), is_merge) => {
                 self.index.abandon(is_merge);
                 Err(error)
@@ -175,6 +183,7 @@ impl Core {
         self.flush_everything()?;
         self.trace.end_turn(now)?;
         self.flush_everything()?;
+        self.keep_scrub()?;
         if self.following.is_some() {
             // a replica's state is the fold of what it was sent
             return Ok(());

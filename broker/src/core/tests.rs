@@ -7,6 +7,7 @@ mod promotion;
 mod recovery;
 mod reinject;
 mod replicas;
+mod scrub;
 mod sends;
 mod slaves;
 mod switches;

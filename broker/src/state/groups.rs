@@ -266,7 +266,7 @@ impl State {
                     }
                 }
             }
-            Fact::Filtered { group, queue, ranges, .. } => {
+            Fact::Filtered { group, queue, ranges, .. } | Fact::Unreadable { group, queue, ranges } => {
                 // settled for a lease consumer at once; an offset consumer commits over it
                 let topic = self.topics.get(&queue.topic).map(|topic| &*topic.config.name);
                 let model = topic.and_then(|topic| self.groups.get(group)?.model_of(topic));

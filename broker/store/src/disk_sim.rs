@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 const EIO: i32 = 5;
+const EMFILE: i32 = 24;
 
 /// A small seeded generator (splitmix64), for faults and tests only.
 #[derive(Debug, Clone)]
@@ -61,6 +62,8 @@ pub struct SimFaults {
     pub syncs_lie: bool,
     /// A read that touches these bytes of a file fails.
     pub bad_bytes: Option<(u64, u64)>,
+    /// The process has as many files open as it may.
+    pub no_handles: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -260,6 +263,9 @@ impl Disk for SimDisk {
         let mut state = lock(&self.state);
         state.alive(Op::Open, path)?;
         let fail = |kind| StoreError::new(Op::Open, path, 0, kind);
+        if state.faults.no_handles {
+            return Err(fail(ErrorKind::Io(EMFILE)));
+        }
         let inode = match (state.names.get(path).copied(), mode) {
             (Some(_), OpenMode::CreateNew | OpenMode::CreatePrivate) => {
                 return Err(fail(ErrorKind::AlreadyExists));

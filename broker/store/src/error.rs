@@ -131,6 +131,12 @@ impl StoreError {
         self.disposition() == Disposition::Fatal
     }
 
+    /// Whether a read failed because of what is on the disk (EIO, ENODATA, EBADMSG, EILSEQ, EUCLEAN), not because of the process or
+    /// the machine: the same bytes cannot be expected to come back.
+    pub fn is_of_medium(&self) -> bool {
+        self.op == Op::Read && matches!(self.kind, ErrorKind::Io(5 | 61 | 74 | 84 | 117))
+    }
+
     pub fn is_not_found(&self) -> bool {
         self.kind == ErrorKind::NotFound
     }

@@ -133,14 +133,15 @@ impl Core {
             return Ok(Vec::new());
         }
         let mut found: Vec<Free> = Vec::new();
+        let mut gone = Vec::new();
         for (offset, attempt) in &again {
             match self.record_at(queue, *offset).map_err(|error| self.read_failed(error))? {
                 Some(logged) => found.push((*offset, *attempt, logged.record)),
-                None => {
-                    tracing::warn!(%group, offset, "leased message is no longer in the log")
-                }
+                // whoever had it lost it, and nobody will be handed it again
+                None => gone.extend(self.unit_at(queue, *offset).map(|unit| (*offset, unit))),
             }
         }
+        self.state_unreadable(group, queue, &gone);
         if (!fifo || again.is_empty()) && found.len() < room.messages {
             let left = ScanLimits { messages: room.messages - found.len(), ..room };
             found.extend(self.take_fresh(look, left)?);
@@ -163,6 +164,7 @@ impl Core {
             // so far all was for others: whoever waits goes on in the next turn
             self.leases.unfinished.insert(queue);
         }
+        self.state_unreadable(group, queue, &scanned.unreadable);
         if !scanned.filtered.is_empty() {
             self.state(Fact::Filtered {
                 group: group.clone(),

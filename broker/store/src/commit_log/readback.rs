@@ -12,7 +12,7 @@
 
 use super::{CommitLog, FILLER, HEADER_LEN, Header, ReadAt, Window, check_record, epoch_at};
 use crate::disk::{Disk, DiskFile, OpenMode};
-use crate::error::Result;
+use crate::error::{Result, StoreError};
 use crate::segment::{SegmentConfig, segment_name};
 use lifecycle::identity::{Epoch, LogPosition};
 use lifecycle::ranges::Ranges;
@@ -68,6 +68,8 @@ pub struct ReadBack {
     pub bytes: u64,
     /// Of the damaged ones, bytes that could not even be read.
     pub unreadable_bytes: u64,
+    /// Why nothing was found out: no fault of the disk (too many open files, no permission). To be tried again from the same place.
+    pub failed: Option<StoreError>,
 }
 
 impl CommitLog {
@@ -104,6 +106,7 @@ impl Readback {
             open: RefCell::default(),
             unreadable: RefCell::default(),
             bytes: RefCell::default(),
+            failed: RefCell::default(),
         };
         let mut window = Window::default();
         let mut found = ReadBack::default();
@@ -134,6 +137,10 @@ impl Readback {
             found.damaged.push(self.damage(&log, from, at));
         }
         log.drop_cached(self.from.at.0, at);
+        if let Some(error) = log.failed.take() {
+            let bytes = log.bytes.into_inner();
+            return ReadBack { place: self.from, bytes, failed: Some(error), ..ReadBack::default() };
+        }
         found.place = Place { at: LogPosition(at), damaged_from: damaged.map(LogPosition) };
         found.bytes = log.bytes.into_inner();
         found.unreadable_bytes = log.unreadable.into_inner().len();
@@ -203,6 +210,7 @@ struct Files<'a> {
     open: RefCell<BTreeMap<u64, Option<Arc<dyn DiskFile>>>>,
     unreadable: RefCell<Ranges>,
     bytes: RefCell<u64>,
+    failed: RefCell<Option<StoreError>>,
 }
 
 impl ReadAt for Files<'_> {
@@ -243,11 +251,16 @@ impl Files<'_> {
                 let rest = piece.get_mut(got..).unwrap_or_default();
                 self.note_unreadable(rest, at + got as u64);
             }
-            Err(error) => {
+            Err(error) if error.is_of_medium() => {
                 tracing::warn!(%error, position = at, "a part of the log cannot be read: page by page");
                 self.read_pages(file.as_ref(), piece, at);
             }
+            Err(error) => self.fail(error),
         }
+    }
+
+    fn fail(&self, error: StoreError) {
+        self.failed.borrow_mut().get_or_insert(error);
     }
 
     fn read_pages(&self, file: &dyn DiskFile, piece: &mut [u8], at: u64) {
@@ -274,8 +287,15 @@ impl Files<'_> {
     fn file(&self, segment: u64) -> Option<Arc<dyn DiskFile>> {
         let opened = || {
             let path = self.order.segments.dir.join(segment_name(segment));
-            let file = self.order.disk.open(&path, OpenMode::Existing);
-            file.inspect_err(|error| tracing::warn!(%error, "a segment of the log cannot be opened")).ok()
+            match self.order.disk.open(&path, OpenMode::Existing) {
+                Ok(file) => Some(file),
+                Err(error) => {
+                    if !error.is_not_found() {
+                        self.fail(error);
+                    }
+                    None
+                }
+            }
         };
         self.open.borrow_mut().entry(segment).or_insert_with(opened).clone()
     }

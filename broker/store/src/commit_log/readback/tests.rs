@@ -289,3 +289,14 @@ proptest! {
         prop_assert!(bytes >= records);
     }
 }
+
+#[test]
+fn what_is_no_fault_of_the_disk_is_no_finding() {
+    let log = Log::of(&bodies(20));
+    log.disk.set_faults(SimFaults { no_handles: true, ..SimFaults::default() });
+    let found = log.order(Place::default(), log.log.end().0, 1 << 20).run();
+    assert_eq!((found.place, found.damaged), (Place::default(), vec![]));
+    assert!(found.failed.is_some());
+    log.disk.set_faults(SimFaults::default());
+    assert_eq!(log.all(700), vec![]);
+}
