@@ -466,8 +466,9 @@ impl Flushers {
             })?;
         let jobs =
             worker("losstrace-jobs", handle, &completed, &mut threads, |job: Job| FlushDone::Job(job.run()))?;
-        let scrubs =
-            worker("losstrace-scrub", handle, &completed, &mut threads, |job: Job| FlushDone::Job(job.run()))?;
+        let scrubs = worker("losstrace-scrub", handle, &completed, &mut threads, |job: Job| {
+            FlushDone::Job(job.run())
+        })?;
         Ok(Flushers { log, journal, jobs, scrubs, completed, under_way: 0, threads })
     }
 

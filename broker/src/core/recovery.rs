@@ -6,8 +6,8 @@
 //! `Recovered`, `EpochStarted`); sync log and journal; only then is the epoch's first append possible.
 
 use super::append::{index_keys, tag_hash};
-use super::slave::newer_table;
 use super::scrub::ScrubState;
+use super::slave::newer_table;
 use super::snapshot::{self, Snapshot, SnapshotState};
 use super::topics::{PERM_READ_WRITE, is_system_topic, queue_index};
 use super::{Core, CoreParts, Counters};

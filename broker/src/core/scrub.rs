@@ -97,7 +97,8 @@ impl ScrubState {
         });
         let kept = kept.unwrap_or_default();
         let first = now.mono_ms + interval_ms.min(FIRST_ORDER_MS);
-        let left = kept.round_wall_ms.saturating_add(interval_ms).saturating_sub(now.wall_ms).min(interval_ms);
+        let left =
+            kept.round_wall_ms.saturating_add(interval_ms).saturating_sub(now.wall_ms).min(interval_ms);
         let next_ms = if kept.is_over { first.max(now.mono_ms + left) } else { first };
         let place = Place { at: LogPosition(kept.at), damaged_from: None };
         Ok(ScrubState {
@@ -167,8 +168,8 @@ impl Core {
         if self.scrub.place.at >= to {
             return self.end_round(now);
         }
-        let bytes = (self.config.scrub_bytes_per_second / ORDERS_PER_SECOND)
-            .clamp(ORDER_BYTES_MIN, ORDER_BYTES_MAX);
+        let bytes =
+            (self.config.scrub_bytes_per_second / ORDERS_PER_SECOND).clamp(ORDER_BYTES_MIN, ORDER_BYTES_MAX);
         self.scrub.prepared = Some(self.log.read_back(&self.disk, self.scrub.place, (to, bytes)));
     }
 
@@ -359,7 +360,8 @@ impl Core {
 
     pub(super) fn next_scrub_ms(&self) -> Option<u64> {
         let scrub = &self.scrub;
-        let waits = scrub.checkpoint.is_some() && scrub.prepared.is_none() && self.config.scrub_interval_ms > 0;
+        let waits =
+            scrub.checkpoint.is_some() && scrub.prepared.is_none() && self.config.scrub_interval_ms > 0;
         scrub.naming.is_some().then_some(0).or(waits.then_some(scrub.next_ms))
     }
 

@@ -266,7 +266,7 @@ impl State {
                     }
                 }
             }
-            Fact::Filtered { group, queue, ranges, .. } | Fact::Unreadable { group, queue, ranges } => {
+            Fact::Filtered { group, queue, ranges, .. } => {
                 // settled for a lease consumer at once; an offset consumer commits over it
                 let topic = self.topics.get(&queue.topic).map(|topic| &*topic.config.name);
                 let model = topic.and_then(|topic| self.groups.get(group)?.model_of(topic));
@@ -275,6 +275,15 @@ impl State {
                 queue.next = queue.next.max(ranges.end().unwrap_or(0));
                 if leases || queue.by_leases {
                     queue.settle(ranges);
+                    queue.raise_floor();
+                }
+            }
+            Fact::Unreadable { group, queue, ranges } => {
+                // nobody will be handed it: whoever asks is not led there again
+                let Some(queue) = self.group_queue(group, *queue) else { return };
+                queue.next = queue.next.max(ranges.end().unwrap_or(0));
+                queue.settle(ranges);
+                if queue.by_leases {
                     queue.raise_floor();
                 }
             }

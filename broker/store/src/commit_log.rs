@@ -217,7 +217,14 @@ impl CommitLog {
             return Ok(None);
         }
         let mut buf = vec![0u8; HEADER_LEN + expected_len.min(RECORD_LEN_MAX) + LINEAGE_LEN];
-        let got = self.chain.read_at(&mut buf, start)?;
+        let got = match self.chain.read_at(&mut buf, start) {
+            // the record behind it may be what cannot be read: this one is no worse for that
+            Err(error) if error.is_of_medium() => {
+                buf.truncate(HEADER_LEN);
+                self.chain.read_at(&mut buf, start)?
+            }
+            read => read?,
+        };
         buf.truncate(got);
         let Some(header) = Header::decode(&buf) else { return Ok(None) };
         let total = header.total_len();
