@@ -299,7 +299,9 @@ impl Judge {
 
     fn count(&mut self, event: &VerdictEvent) {
         let class = event.verdict.class;
-        *self.counts.confirmed_messages.entry(class).or_insert(0) += event.newly_confirmed;
+        let survives = class.is_loss() && !event.verdict.is_loss();
+        *self.counts.confirmed_messages.entry(class).or_insert(0) +=
+            if survives { 0 } else { event.newly_confirmed };
         if event.turned {
             *self.counts.turns.entry((class, event.verdict.state)).or_insert(0) += 1;
         }

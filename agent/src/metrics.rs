@@ -101,7 +101,7 @@ pub const DUPLICATE_CAUSES: [&str; 5] = ["producer_retry", "lease_expired", "nac
 /// What a power cut of the broker, or a fail-over, would take now.
 pub const RISKS: [&str; 3] = ["unflushed", "unanswered_durability", "unreplicated"];
 /// Settings and situations that can lose messages; the API's closed set.
-pub const FINDINGS: [&str; 13] = [
+pub const FINDINGS: [&str; 14] = [
     "async-flush",
     "single-copy",
     "not-durable-answers",
@@ -115,6 +115,7 @@ pub const FINDINGS: [&str; 13] = [
     "sync-without-replicas",
     "replicas-missing",
     "async-replication",
+    "scrub-off",
 ];
 
 /// Why metrics could not be set up or shown.

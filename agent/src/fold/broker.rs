@@ -5,6 +5,7 @@ mod configuring;
 mod consuming;
 mod recovery;
 mod replicating;
+mod scrubbing;
 mod storing;
 
 use crate::fold::event::{Event, Span, What};
@@ -387,6 +388,8 @@ impl BrokerBooks {
             Fact::Replicated { replica, log_position, durable } => {
                 self.replicated(replica, *log_position, *durable);
             }
+            Fact::Scrubbed(scrubbed) => self.scrubbed(scrubbed),
+            Fact::Unreadable { group, queue, ranges } => self.unreadable(group, *queue, ranges),
             Fact::ClockStepped { .. } => {}
             _ => self.apply_group_fact(fact, frame.snapshot),
         }

@@ -78,6 +78,11 @@ pub enum What {
         spans: Vec<Span>,
         named: Vec<NamedMessage>,
     },
+    /// Read back, and these records cannot be read any more; `unnamed` more may be among them. `replicas` had said that they have all
+    /// of it: then it is a copy that is gone.
+    Spoilt { spans: Vec<Span>, named: Vec<NamedMessage>, replicas: Vec<Name>, unnamed: u64 },
+    /// Records that were spoilt in one member's copy can be read in that of the member that is master now.
+    Whole { spans: Vec<Span> },
     /// Recovery took a copy: the broker must make it again, or its debt is lost.
     CopyLost { class: Class, group: Name, copy: Span, parent: MessageIdentity, reason: CopyReason },
     /// A copy was stored (only told while some are missing).

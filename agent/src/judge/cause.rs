@@ -36,6 +36,11 @@ pub fn cause(books: Option<&BrokerBooks>, class: Class, epoch: u64, what: &What)
             setting("flushDiskType"),
             format!("the disk had reported a flush that it did not keep when epoch {epoch} ended"),
         ),
+        Class::CorruptedAtRest if matches!(what, What::Spoilt { .. } | What::Lost { .. }) => cause(
+            "store",
+            String::new(),
+            "on disk, and unreadable when it was read back: a spoilt disk, or memory or a controller on the way to it".to_owned(),
+        ),
         Class::CorruptedAtRest => cause(
             "store",
             String::new(),

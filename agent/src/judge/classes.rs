@@ -19,6 +19,14 @@ impl Judge {
             }
             What::StoreLost { .. } => self.stored_not_flushed_lost(books, &event),
             What::Taken { .. } => self.taken_by_recovery(books, &event),
+            What::Spoilt { .. } => self.spoilt(books, &event),
+            What::Whole { spans } => {
+                for span in spans {
+                    self.close_span(span, |v| {
+                        v.class == Class::CorruptedAtRest && v.broker == *event.source && v.group.is_empty()
+                    });
+                }
+            }
             What::CopyLost { class, group, copy, parent, reason } => {
                 self.copy_lost(books, &event, (*class, group), (*copy, *parent, *reason));
             }
@@ -116,10 +124,11 @@ impl Judge {
         };
         let stop = if *clean { "clean stop" } else { "no clean stop" };
         let text = format!("recovered after {stop}: {lost} messages known to have been stored are gone");
+        let key = lost_key(Class::StoredNotFlushedLost, event, *closed_epoch);
         self.taken_from_store(
             books,
             event,
-            (Class::StoredNotFlushedLost, *closed_epoch),
+            (Class::StoredNotFlushedLost, *closed_epoch, key),
             (spans, named, text),
         );
         self.undecided(books, event, (*closed_epoch, *unnamed), windows);
@@ -140,7 +149,35 @@ impl Judge {
             [] => text,
             _ => format!("{text}; replicas that said they have them: {}", replicas.join(", ")),
         };
-        self.taken_from_store(books, event, (*class, *closed_epoch), (spans, named, text));
+        let key = lost_key(*class, event, *closed_epoch);
+        self.taken_from_store(books, event, (*class, *closed_epoch, key), (spans, named, text));
+    }
+
+    /// Reading back found records spoilt. What replicas have is an incident of its own: of this copy, and no loss.
+    fn spoilt(&mut self, books: &Books, event: &Event) {
+        let What::Spoilt { spans, named, replicas, unnamed } = &event.what else { return };
+        let (class, epoch) = (Class::CorruptedAtRest, event.epoch);
+        let mut key = lost_key(class, event, epoch);
+        let mut text = "these records were on disk, and cannot be read any more".to_owned();
+        if !replicas.is_empty() {
+            key.push_str("/held-elsewhere");
+            text = format!("{text}; recoverable from {}", replicas.join(", "));
+        }
+        if !spans.is_empty() {
+            self.taken_from_store(books, event, (class, epoch, key.clone()), (spans, named, text));
+            if let Some(incident) = self.growing(&key) {
+                incident.recoverable_from(replicas);
+            }
+        }
+        let key = format!("undecided/{}/{epoch}/{}/spoilt", event.source, event.at.incarnation);
+        if *unnamed > 0 && !self.has_cited(&key, event.at) {
+            let incident = self.incident_for(books, Class::Undecided, key, event);
+            incident.verdict.undecided += unnamed;
+            incident.cite(
+                event,
+                format!("bytes that held up to {unnamed} records cannot be read: nothing names them"),
+            );
+        }
     }
 
     /// What a recovery took from the whole store; nothing of it is at risk any more.
@@ -148,10 +185,9 @@ impl Judge {
         &mut self,
         books: &Books,
         event: &Event,
-        (class, closed_epoch): (Class, u64),
+        (class, closed_epoch, key): (Class, u64, String),
         (spans, named, text): (&[Span], &[NamedMessage], String),
     ) {
-        let key = lost_key(class, event, closed_epoch);
         let mut grown = false;
         for span in spans {
             let about = About { class, key: key.clone(), group: "", span: *span, text: text.clone() };

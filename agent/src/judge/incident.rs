@@ -64,6 +64,7 @@ impl Incident {
             confirmed_wall_ms: 0,
             due_wall_ms: 0,
             history: Vec::new(),
+            recoverable_from: Vec::new(),
         };
         Incident {
             verdict,
@@ -237,6 +238,18 @@ impl Incident {
     /// What is still lost, per queue.
     pub fn open_ranges(&self) -> impl Iterator<Item = (QueueKey, u64, &Ranges)> {
         self.open.iter().map(|((queue, epoch), ranges)| (*queue, *epoch, ranges))
+    }
+
+    /// Notes who has said to have all of it.
+    pub fn recoverable_from(&mut self, members: &[lifecycle::identity::Name]) {
+        let known: Vec<String> = members.iter().map(|member| member.to_string()).collect();
+        if self.verdict.recoverable_from.is_empty() {
+            self.verdict.recoverable_from = known;
+        } else {
+            // of what is added, fewer may have all
+            self.verdict.recoverable_from.retain(|member| known.contains(member));
+        }
+        self.dirty = true;
     }
 
     /// Changes its state.

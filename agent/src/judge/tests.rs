@@ -5,6 +5,7 @@ mod debts;
 mod failover;
 mod power_cuts;
 mod producers;
+mod scrubs;
 mod streams;
 mod waiting;
 mod world;

@@ -189,9 +189,17 @@ pub struct Verdict {
     pub due_wall_ms: u64,
     /// What happened to it.
     pub history: Vec<Turn>,
+    /// Members that said, before their copy was needed, that they have all of it: then one copy is gone, and nothing is lost.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recoverable_from: Vec<String>,
 }
 
 impl Verdict {
+    /// Whether its messages are lost: of a loss at rest, only when no copy is known to survive.
+    pub fn is_loss(&self) -> bool {
+        self.class.is_loss() && self.recoverable_from.is_empty()
+    }
+
     /// Messages that are still lost.
     pub fn open_messages(&self) -> u64 {
         if !self.state.is_open() {

@@ -33,9 +33,13 @@ fn level(class: Class, broker: &BrokerBooks) -> (&'static str, &'static str) {
         }
         Class::StoredThoughUnacked => ("exact", "the broker states answers it could not write"),
         Class::SendRefused => ("exact", "the broker states every refusal"),
+        Class::CorruptedAtRest if broker.setting(broker.epoch, "scrubIntervalMs") == "0" => (
+            "bounded",
+            "the scrubber is off: at the start of the broker, behind its last snapshot; older records when somebody wants them",
+        ),
         Class::CorruptedAtRest => (
             "bounded",
-            "at the start of the broker, behind its last snapshot; older records are not read again before somebody wants them",
+            "exact once a round of the scrubber has passed it (scrub_interval_ms), or somebody wants it; until then silent",
         ),
         class if class.is_of_store() => (
             "bounded",

@@ -21,6 +21,9 @@ pub const SYNC_ALONE: &str =
 pub const ASYNC_REPLICATION: &str =
     "sends are answered OK before a replica has them: a fail-over takes what had not arrived there";
 
+/// What a log that nobody reads back is worth.
+pub const SCRUB_OFF: &str = "nothing on disk is read back: a record that rots is noticed when somebody wants it, and a second copy may have rotted by then";
+
 /// The whole report.
 pub fn exposure(books: &Books, judge: &Judge, now_wall_ms: u64) -> ExposureReport {
     let near_expiry_ms = judge.deadlines().near_expiry_ms;
@@ -98,6 +101,7 @@ pub fn remedy(finding: &str) -> &'static str {
             "read them (losstrace dlq), mend the cause, send them again; an alert on arrivals"
         }
         "near-expiry" => "more consumers, or a longer broker.retention_ms, before the time is over",
+        "scrub-off" => "broker.scrub_interval_ms = 86400000: once a day, at broker.scrub_bytes_per_second",
         "shared-disk" => "run the agent on another machine (losstrace agent), following this broker's feed",
         "untracked" => "broker.journal = true",
         "auto-create" => "broker.auto_create_topics = false, and create topics on purpose",
@@ -116,6 +120,13 @@ fn broker_findings(broker: &BrokerBooks, report: &mut ExposureReport) {
             text: "sends are answered OK before they are on disk: a power cut takes what was not flushed"
                 .to_owned(),
             ..finding(broker, "async-flush", "warning", ("", "", broker.unflushed.counted()))
+        });
+    }
+    if broker.setting(broker.epoch, "scrubIntervalMs") == "0" {
+        report.findings.push(ExposureFinding {
+            setting: "scrubIntervalMs=0".to_owned(),
+            text: SCRUB_OFF.to_owned(),
+            ..finding(broker, "scrub-off", "warning", ("", "", 0))
         });
     }
     replication_findings(broker, report);

@@ -18,7 +18,7 @@ pub fn open_losses(judge: &Judge) -> BTreeMap<(String, TopicIncarnation, String)
     let mut open = BTreeMap::new();
     for incident in judge.incidents() {
         let verdict = &incident.verdict;
-        if verdict.state != VerdictState::Confirmed || !verdict.class.is_loss() {
+        if verdict.state != VerdictState::Confirmed || !verdict.is_loss() {
             continue;
         }
         for (queue, _, ranges) in incident.open_ranges() {

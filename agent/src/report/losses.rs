@@ -56,7 +56,7 @@ pub fn item(verdict: &Verdict) -> LossItem {
     LossItem {
         incident: verdict.incident.to_string(),
         class: verdict.class.text().to_owned(),
-        loss: verdict.class.is_loss(),
+        loss: verdict.is_loss(),
         state: verdict.state.text().to_owned(),
         open: verdict.state.is_open(),
         hop: verdict.cause.hop.clone(),
@@ -108,8 +108,12 @@ fn summary(verdict: &Verdict) -> String {
         "" => String::new(),
         setting => format!(" ({setting})"),
     };
+    let held = match verdict.recoverable_from.as_slice() {
+        [] => String::new(),
+        members => format!("; nothing is lost, it is recoverable from {}", members.join(", ")),
+    };
     let (class, event) = (verdict.class.text(), &verdict.cause.event);
-    format!("{count}{class}{place} at {}: {event}{setting}", verdict.broker)
+    format!("{count}{class}{place} at {}: {event}{setting}{held}", verdict.broker)
 }
 
 fn next_steps(verdict: &Verdict) -> Vec<String> {
@@ -121,6 +125,10 @@ fn next_steps(verdict: &Verdict) -> Vec<String> {
         Class::FlushLied => &[
             "do not trust this disk: look for a volatile write cache, or a controller or hypervisor that ignores flushes",
             "send the messages again from their producers' records, or take them from a replica",
+        ],
+        Class::CorruptedAtRest if !verdict.recoverable_from.is_empty() => &[
+            "look at the disk's health before the other copies are needed; the damaged log file is kept",
+            "make this member follow another one with an empty folder: it then copies what it lacks",
         ],
         Class::CorruptedAtRest => &[
             "look at the disk's health; the damaged log file is kept",

@@ -56,7 +56,7 @@ pub struct Numbers {
 }
 
 /// Findings, a closed set.
-pub const FINDINGS: [&str; 13] = [
+pub const FINDINGS: [&str; 14] = [
     "async-flush",
     "single-copy",
     "not-durable-answers",
@@ -70,6 +70,7 @@ pub const FINDINGS: [&str; 13] = [
     "sync-without-replicas",
     "replicas-missing",
     "async-replication",
+    "scrub-off",
 ];
 
 /// Takes the numbers.
@@ -163,7 +164,7 @@ fn pairs(books: &Books, judge: &Judge) -> Vec<(String, String, u64)> {
     }
     for incident in judge.incidents() {
         let verdict = &incident.verdict;
-        if verdict.state == VerdictState::Confirmed && verdict.class.is_loss() {
+        if verdict.state == VerdictState::Confirmed && verdict.is_loss() {
             // messages that never got an offset: sends nobody stored
             let placed: u64 = verdict.spans.iter().map(|span| span.to - span.from).sum();
             let topic = verdict.topics.first().map_or("", String::as_str);

@@ -55,7 +55,7 @@ pub fn message(books: &Books, judge: &Judge, asked: &Asked) -> MessageTimeline {
         .filter(|v| v.state != VerdictState::Withdrawn && names(v, source, at, &asked.id))
         .collect();
     timeline.incidents = verdicts.iter().map(|v| v.incident.to_string()).collect();
-    let store_loss = verdicts.iter().find(|v| v.group.is_empty() && v.class.is_loss()).copied();
+    let store_loss = verdicts.iter().find(|v| v.group.is_empty() && v.is_loss()).copied();
     let is_at_risk =
         verdicts.iter().any(|v| v.class == Class::AnsweredNotDurable && covers(&v.open_spans, at));
     timeline.stages = store_stages(broker, at, (store_loss, is_at_risk));
@@ -188,7 +188,7 @@ fn in_group(
     let mark = owed.marks.get(at.queue_offset);
     let letters = broker.groups.get(name).map(|group| &group.dead_letters);
     let dead = letters.is_some_and(|l| l.iter().any(|l| l.parent == at || l.root == at));
-    let lost = verdict.filter(|v| v.class.is_loss() && v.state.is_open());
+    let lost = verdict.filter(|v| v.is_loss() && v.state.is_open());
     let state = match mark.map(|mark| mark.state) {
         _ if at.queue_offset < owed.start => "before-membership",
         _ if lost.is_some() => "lost",
@@ -339,7 +339,7 @@ fn never_seen(judge: &Judge, asked: &Asked, mut timeline: MessageTimeline) -> Me
         .filter(|v| v.state != VerdictState::Withdrawn && v.ids.contains(&asked.id))
         .collect();
     timeline.incidents = named.iter().map(|v| v.incident.to_string()).collect();
-    let known = named.iter().find(|v| v.class.is_loss()).or_else(|| named.first());
+    let known = named.iter().find(|v| v.is_loss()).or_else(|| named.first());
     match known {
         Some(verdict) => {
             timeline.first_break = Some(format!("{}: {}", verdict.cause.hop, verdict.class.text()));

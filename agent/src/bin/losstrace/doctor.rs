@@ -1,7 +1,7 @@
 //! Owns what a configuration promises and cannot keep, without a broker that runs. What a running one shows besides is the agent's to say.
 
 use crate::config::Settings;
-use agent::report::exposure::{ASYNC_REPLICATION, SYNC_ALONE, remedy};
+use agent::report::exposure::{ASYNC_REPLICATION, SCRUB_OFF, SYNC_ALONE, remedy};
 use agent::report::views::ExposureFinding;
 use broker::config::{BrokerRole, FlushDiskType};
 use std::net::SocketAddr;
@@ -34,6 +34,9 @@ pub(crate) fn of_configuration(settings: &Settings) -> Vec<ExposureFinding> {
             "SEND_OK means that the operating system has the message: a power cut takes what was not flushed";
         let setting = format!("broker.flush_disk_type={}", broker.flush_disk_type.text());
         found.push(finding("async-flush", "warning", setting, text));
+    }
+    if broker.scrub_interval_ms == 0 {
+        found.push(finding("scrub-off", "warning", "broker.scrub_interval_ms=0".to_owned(), SCRUB_OFF));
     }
     if broker.members.is_empty() && settings.listen.replication.is_none() {
         let text = "one copy only: a lost disk takes every message, whatever SEND_OK said";

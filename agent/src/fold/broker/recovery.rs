@@ -29,6 +29,9 @@ impl BrokerBooks {
         let closed_epoch = self.epoch;
         let copies = self.take_lost_copies(&cuts, promoted);
         let before = self.before_recovery(recovered, promoted);
+        if !before.promoted.is_empty() {
+            self.other_copy(&recovered.bad);
+        }
         let (mut tail, mut bad) = (Gone::default(), Gone::default());
         let mut windows = Vec::new();
         let mut lost: BTreeMap<QueueKey, Ranges> = BTreeMap::new();
@@ -64,10 +67,10 @@ impl BrokerBooks {
             self.cut_queue((*key, *min, *end), closed_epoch, &remade, unnamed, untold);
         }
         for (key, ranges) in &recovered.bad {
-            for (from, to, epoch) in self.bad_records(*key, ranges) {
-                self.store.lost += to - from;
-                bad.spans.push(Span { queue: *key, from, to, epoch });
-                lost.entry(*key).or_default().insert(from, to);
+            for span in self.bad_records(*key, ranges) {
+                self.store.lost += span.to - span.from;
+                bad.spans.push(span);
+                lost.entry(*key).or_default().insert(span.from, span.to);
             }
         }
         tail.named = self.take_unflushed(&lost);
@@ -276,7 +279,7 @@ impl BrokerBooks {
     }
 
     /// Records below the end that did not survive, as far as that is news.
-    fn bad_records(&mut self, key: QueueKey, ranges: &Ranges) -> Vec<(u64, u64, u64)> {
+    pub(super) fn bad_records(&mut self, key: QueueKey, ranges: &Ranges) -> Vec<Span> {
         let Some(queue) = self.queues.get_mut(&key) else { return Vec::new() };
         let mut news = Vec::new();
         for (from, to) in ranges.iter() {
@@ -288,7 +291,8 @@ impl BrokerBooks {
             queue.bad.insert(*a, *b);
             queue.lost += b - a;
         }
-        let spans = news.iter().flat_map(|(a, b)| queue.by_epoch(*a, *b)).collect();
+        let pieces = news.iter().flat_map(|(a, b)| queue.by_epoch(*a, *b));
+        let spans = pieces.map(|(from, to, epoch)| Span { queue: key, from, to, epoch }).collect();
         let owners = queue.owners.clone();
         self.queue_changed(key);
         for owner in &owners {

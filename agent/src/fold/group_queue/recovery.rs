@@ -63,6 +63,21 @@ impl GroupQueue {
         self.settle_down(bounds);
     }
 
+    /// Passed over, because the records cannot be read here.
+    pub fn unreadable(&mut self, from: u64, to: u64, bounds: Bounds, out: &mut Vec<Change>) {
+        let mut found = Vec::new();
+        self.rewrite(from.max(self.floor), to.min(bounds.max), |a, b, old| match old {
+            Some(mark) if mark.state == State::Delivered || mark.state.is_terminal() => old,
+            Some(mark) if mark.state == State::Reopened => Some(mark.ended_again()),
+            _ => {
+                found.push(Change::Lost(Class::CorruptedAtRest, a, b));
+                Some(Mark::of(State::Lost))
+            }
+        });
+        self.note(&mut found, out);
+        self.settle_down(bounds);
+    }
+
     /// Offsets `from..to` were stored below the position the group reached in a lost epoch.
     pub fn reused(&mut self, from: u64, to: u64, bounds: Bounds, out: &mut Vec<Change>) {
         let to = to.min(self.position);
