@@ -21,6 +21,7 @@ mod mutants;
 mod oracle;
 mod outliving;
 mod plan;
+mod rot;
 mod watcher;
 mod world;
 
@@ -155,7 +156,7 @@ fn every_fault_is_told_with_its_class_and_nothing_else() {
     let Total { matrix, injected } = total(&seeds, test, |seed| run(start(seed), &everything(seed)));
     if seeds.len() > 1 {
         check_often(&matrix, &IN_SCOPE);
-        for act in acts::LOCAL.iter().chain([&outliving::ACT]).chain(&acts::MACHINE).chain(&acts::ENDS) {
+        for act in acts::LOCAL.iter().chain([&outliving::ACT, &rot::ACT]).chain(&acts::MACHINE).chain(&acts::ENDS) {
             assert!(injected.contains_key(act.name), "{} never happened", act.name);
         }
     }
@@ -191,6 +192,24 @@ fn the_first_message_of_a_queue_is_in_a_window_when_it_is_lost_unheard() {
 fn the_first_record_of_a_queue_is_missed_when_it_is_spoilt() {
     let acts = [Act { name: "bit flip of a first record", run: acts::bit_flip_of_the_first }];
     assert!(!show(&run(start(2), &acts), "the_first_record_of_a_queue_is_missed_when_it_is_spoilt"));
+}
+
+/// Rot alone, often: most of it is found by the scrubber, some by whoever reads first.
+#[test]
+fn rot_under_a_running_broker_is_told_exactly() {
+    let mut failed = false;
+    let mut total = Matrix::default();
+    for seed in seeds() {
+        let outcome = run(start(seed), &[rot::ACT; 3]);
+        failed |= show(&outcome, "rot_under_a_running_broker_is_told_exactly");
+        total.merge(outcome.matrix);
+    }
+    println!("{total}");
+    assert!(!failed);
+    if seeds().len() > 1 {
+        assert_eq!(total.told(Class::CorruptedAtRest), total.injected(Class::CorruptedAtRest));
+        assert!(total.injected(Class::CorruptedAtRest) >= EACH_AT_LEAST);
+    }
 }
 
 /// Evidence is destroyed: the agent says so, and makes nothing up.

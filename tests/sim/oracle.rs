@@ -69,6 +69,8 @@ pub(crate) struct Oracle {
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
     pub(crate) path: PathBuf,
+    /// Where it begins, our header included.
+    pub(crate) at: u64,
     /// Where its body begins, and how long that is.
     pub(crate) body_at: u64,
     pub(crate) body_len: u64,
@@ -219,7 +221,8 @@ impl Oracle {
                 let key = (message.topic.to_owned(), message.queue_id as u32, message.queue_offset);
                 let body_at = (message.body.as_ptr() as usize - bytes.as_ptr() as usize) as u64;
                 let (path, body_len, end) = (path.to_owned(), message.body.len() as u64, (at + size) as u64);
-                self.records.insert(key.clone(), Record { path, body_at, body_len, end });
+                let at = before as u64;
+                self.records.insert(key.clone(), Record { path, at, body_at, body_len, end });
                 found.insert(key, id);
             }
             at += size.max(1);

@@ -6,6 +6,7 @@ use crate::checkers::check;
 use crate::clients::{Parcel, Reader};
 use crate::matrix::Matrix;
 use crate::outliving;
+use crate::rot;
 use crate::watcher::Manner;
 use crate::world::{Start, World};
 use broker::api::StartPolicy;
@@ -88,6 +89,7 @@ pub(crate) fn everything(seed: u64) -> Vec<Act> {
     mixed.extend(MACHINE);
     mixed.extend(MACHINE.iter().take(2));
     mixed.extend([outliving::ACT; 2]);
+    mixed.push(rot::ACT);
     let mut acts = shuffled(&mixed, &mut rng);
     acts.extend(ENDS);
     // what retention made of the earlier ones has another class

@@ -26,6 +26,8 @@ pub(crate) const DATA: &str = "/data";
 const TURN_MS: u64 = 10;
 /// Turns a client waits for an answer.
 const PATIENCE_TURNS: u32 = 40;
+/// Time between two rounds of the scrubber: every run has many.
+pub(crate) const SCRUB_INTERVAL_MS: u64 = 20_000;
 /// Size of the simulated disk: larger than anything an act writes.
 pub(crate) const DISK_BYTES: u64 = 1 << 40;
 
@@ -92,6 +94,7 @@ fn config(flush_disk_type: FlushDiskType) -> Config {
         retention_interval_ms: 1_000,
         disk_clean_percent: 80,
         disk_refuse_percent: 95,
+        scrub_interval_ms: SCRUB_INTERVAL_MS,
         ..Config::default()
     }
 }
@@ -257,6 +260,19 @@ impl World {
         let destroyed = self.oracle.destroyed_by(Class::CorruptedAtRest, &self.disk, self.run);
         let count = destroyed.len();
         self.note(format_args!("destroyed {count}"));
+    }
+
+    /// Bits of flushed records flip under the running broker.
+    pub(crate) fn flip_while_running(&mut self, flips: &[(PathBuf, u64, u8)]) {
+        self.is_spoilt = true;
+        for (path, at, bit) in flips {
+            self.note(format_args!("flip bit {bit} of {} at {at}, running", path.display()));
+            assert!(self.disk.flip_bit(path, *at, *bit), "the file has that byte");
+        }
+        let destroyed = self.oracle.destroyed_by(Class::CorruptedAtRest, &self.disk, self.run);
+        let count = destroyed.len();
+        self.note(format_args!("destroyed {count}"));
+        assert!(count > 0, "a flipped bit spoils a record");
     }
 
     /// Files vanish while the broker is down.
