@@ -131,7 +131,10 @@ fn said(world: &World, wrong: &mut Vec<String>) -> Said {
     let mut said = Said::default();
     for verdict in world.agent.verdicts() {
         if verdict.class == Class::Undecided && verdict.key.ends_with("/spoilt") {
-            wrong.push(format!("up to {} rotten records have no name, and the queues have all", verdict.undecided));
+            wrong.push(format!(
+                "up to {} rotten records have no name, and the queues have all",
+                verdict.undecided
+            ));
         }
         if verdict.class == Class::Undecided && verdict.state != VerdictState::Withdrawn {
             let windows = verdict.windows.iter().map(|span| (topic_of(world, span), *span)).collect();

@@ -156,7 +156,9 @@ fn every_fault_is_told_with_its_class_and_nothing_else() {
     let Total { matrix, injected } = total(&seeds, test, |seed| run(start(seed), &everything(seed)));
     if seeds.len() > 1 {
         check_often(&matrix, &IN_SCOPE);
-        for act in acts::LOCAL.iter().chain([&outliving::ACT, &rot::ACT]).chain(&acts::MACHINE).chain(&acts::ENDS) {
+        for act in
+            acts::LOCAL.iter().chain([&outliving::ACT, &rot::ACT]).chain(&acts::MACHINE).chain(&acts::ENDS)
+        {
             assert!(injected.contains_key(act.name), "{} never happened", act.name);
         }
     }

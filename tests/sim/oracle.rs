@@ -103,6 +103,12 @@ impl Oracle {
         Some(Unit { topic: topic.to_owned(), queue, offset, epoch: *epoch })
     }
 
+    /// Whether a fault destroyed what was at a place, and nothing is there now.
+    pub(crate) fn is_hole(&self, topic: &str, queue: u32, offset: u64) -> bool {
+        let was = |unit: &Unit| unit.topic == topic && unit.queue == queue && unit.offset == offset;
+        self.unit(topic, queue, offset).is_none() && self.destroyed.iter().any(was)
+    }
+
     /// Units of a topic that are in the log now.
     pub(crate) fn present_in(&self, topic: &str) -> Vec<Unit> {
         let here = self.present.iter().filter(|((of, _, _), _)| of == topic);

@@ -21,7 +21,11 @@ fn rot(world: &mut World, name: &str) {
     let group = format!("g-{name}");
     let reader = Reader::of(&group, name);
     let leases = world.rng.below(2) == 0;
-    world.join(reader, if leases { ConsumeModel::Lease } else { ConsumeModel::Clustering }, StartPolicy::First);
+    world.join(
+        reader,
+        if leases { ConsumeModel::Lease } else { ConsumeModel::Clustering },
+        StartPolicy::First,
+    );
     world.send_many(Parcel::to(name, 0), count);
     world.pass(1_500);
     world.catch_up();
