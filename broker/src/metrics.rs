@@ -53,6 +53,8 @@ pub struct Observed {
     pub epoch: u64,
     /// When this run started, wall ms.
     pub started_ms: u64,
+    /// When the last whole round of the scrubber ended, wall ms; 0: none has.
+    pub scrubbed_ms: u64,
 }
 
 impl Observed {
@@ -77,6 +79,7 @@ impl Observed {
             members: state.groups().map(|(_, group)| group.members.len() as u64).sum(),
             timers: state.timers().len() as u64,
             epoch: state.epoch.number,
+            scrubbed_ms: core.scrubbed_wall_ms(),
             ..Observed::default()
         }
     }
@@ -109,6 +112,10 @@ pub struct Metrics {
     frames: IntCounter,
     flushes: [IntCounter; 2],
     journal_dropped: IntCounter,
+    scrubbed_bytes: IntCounter,
+    scrub_bad_records: IntCounter,
+    scrub_rounds: IntCounter,
+    scrubbed: Gauge,
     topics: IntGauge,
     groups: IntGauge,
     flush_behind_bytes: IntGauge,
@@ -216,6 +223,22 @@ impl Metrics {
                 "losstrace_broker_journal_dropped_bytes_total",
                 "Bytes of the journal given up over its share of the disk, whether or not agents had them.",
             )?,
+            scrubbed_bytes: r.counter(
+                "losstrace_broker_scrubbed_bytes_total",
+                "Bytes of the commit log read back from the disk to be checked.",
+            )?,
+            scrub_bad_records: r.counter(
+                "losstrace_broker_scrub_bad_records_total",
+                "Messages whose records on this disk were found unreadable, each once.",
+            )?,
+            scrub_rounds: r.counter(
+                "losstrace_broker_scrub_rounds_total",
+                "Rounds of the scrubber over the whole commit log that ended.",
+            )?,
+            scrubbed: r.float(
+                "losstrace_broker_scrub_round_end_time_seconds",
+                "When the last whole round of the scrubber ended, seconds since 1970; 0: none has.",
+            )?,
             topics: r.gauge("rocketmq_topic_number", "Topics, the broker's own included.")?,
             groups: r.gauge("rocketmq_consumer_group_number", "Consumer groups.")?,
             flush_behind_bytes: r.gauge(
@@ -273,6 +296,9 @@ impl Metrics {
             (log_flushes, counters.log_flushes_total),
             (journal_flushes, counters.journal_flushes_total),
             (&self.journal_dropped, counters.journal_dropped_bytes),
+            (&self.scrubbed_bytes, counters.scrubbed_bytes_total),
+            (&self.scrub_bad_records, counters.scrub_bad_records_total),
+            (&self.scrub_rounds, counters.scrub_rounds_total),
         ] {
             raise(counter, total);
         }
@@ -297,6 +323,7 @@ impl Metrics {
         }
         self.disk_ratio.set(observed.disk_ratio);
         self.start_time.set(observed.started_ms as f64 / 1000.0);
+        self.scrubbed.set(observed.scrubbed_ms as f64 / 1000.0);
     }
 }
 
@@ -348,6 +375,8 @@ mod tests {
         let mut observed = Observed { log_end: 70, log_flushed: 50, disk_ratio: 0.25, ..Observed::default() };
         observed.counters.put_total = 7;
         observed.counters.dead_letters_total = 2;
+        observed.counters.scrub_bad_records_total = 4;
+        observed.scrubbed_ms = 1_500;
         let all = text(&metrics, &observed);
         let labels = r#"{cluster="c",node_id="b",node_type="broker"}"#;
         for line in [
@@ -356,6 +385,8 @@ mod tests {
             format!("rocketmq_send_to_dlq_messages_total{labels} 2"),
             format!("rocketmq_storage_flush_behind_bytes{labels} 20"),
             format!("losstrace_broker_disk_used_ratio{labels} 0.25"),
+            format!("losstrace_broker_scrub_bad_records_total{labels} 4"),
+            format!("losstrace_broker_scrub_round_end_time_seconds{labels} 1.5"),
             format!("losstrace_broker_remoting_connections{labels} 3"),
             format!("losstrace_broker_remoting_received_bytes_total{labels} 99"),
         ] {

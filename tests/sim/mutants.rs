@@ -24,7 +24,7 @@ fn each(facts: &mut [Fact], mut change: impl FnMut(&mut Fact)) {
 }
 
 /// Bugs in what the broker states.
-const STATED: [(&str, Tamper); 21] = [
+const STATED: [(&str, Tamper); 23] = [
     ("gives the ids of a frame to the wrong messages", |facts| {
         each(facts, |fact| {
             if let Fact::Stored(stored) = fact {
@@ -125,6 +125,16 @@ const STATED: [(&str, Tamper); 21] = [
         each(facts, |fact| {
             if let Fact::Recovered(recovered) = fact {
                 recovered.bad.clear();
+            }
+        })
+    }),
+    ("does not say what it read back", |facts| facts.retain(|fact| !matches!(fact, Fact::Scrubbed(_)))),
+    ("names the record before the one that rotted", |facts| {
+        each(facts, |fact| {
+            if let Fact::Scrubbed(scrubbed) = fact {
+                for (_, ranges) in &mut scrubbed.bad {
+                    *ranges = ranges.iter().map(|(from, to)| (from.max(1) - 1, to.max(2) - 1)).collect();
+                }
             }
         })
     }),
