@@ -342,6 +342,15 @@ fn troubles() -> Vec<Fact> {
         Fact::Filtered { group: group.clone(), queue, ranges: Ranges::of(10, 11), expression: "a".into() },
         stored(12, 2, copy),
         stored(14, 1, delayed),
+        Fact::Unreadable { group: group.clone(), queue, ranges: Ranges::of(12, 13) },
+        Fact::Scrubbed(Scrubbed {
+            to: LogPosition(4096),
+            round_wall_ms: NOW.wall_ms,
+            damaged: Ranges::of(300, 600),
+            bad: vec![(queue, Ranges::of(1, 2))],
+            unnamed_max: 1,
+            ..Scrubbed::default()
+        }),
         Fact::CopyFailed { group, parent, reason, error },
     ]
 }

@@ -271,7 +271,7 @@ impl CommitLog {
                 }
                 at += header.total_len() as u64;
                 visit(record);
-            } else if left < 4 || head.get(..4) == Some(&FILLER.to_be_bytes()) {
+            } else if window.stands_filler(&self.chain, at, (left, damage.is_some()))? {
                 // its zeros may be missing: an append into them would never be found again
                 self.chain.fill_segment(at)?;
                 end = self.chain.end_offset();
@@ -439,6 +439,28 @@ impl Window {
         let from = usize::try_from(at - self.start).unwrap_or(usize::MAX).min(self.bytes.len());
         let to = (from + len).min(self.bytes.len());
         Ok(self.bytes.slice(from..to))
+    }
+
+    /// Whether what closes a segment stands at `at`, `left` bytes before its end. `searching`: `at` need not be a border between
+    /// records, and a spoilt one may hold these four bytes; nothing but zeros follows them in a filler.
+    fn stands_filler(&mut self, log: &impl ReadAt, at: u64, (left, searching): (u64, bool)) -> Result<bool> {
+        if left < 4 {
+            return Ok(!searching);
+        }
+        let marked = self.get(log, at, 4)? == FILLER.to_be_bytes().as_slice();
+        if !marked || !searching {
+            return Ok(marked);
+        }
+        let (mut place, to) = (at + 4, (at + left).min(log.end()));
+        while place < to {
+            let len = usize::try_from(to - place).unwrap_or(usize::MAX).min(64 * 1024);
+            let bytes = self.get(log, place, len)?;
+            if bytes.is_empty() || bytes.iter().any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+            place += bytes.len() as u64;
+        }
+        Ok(true)
     }
 
     /// The next place, `from` or behind it, that looks as if a record or a filler began there; the end when there is none.

@@ -123,6 +123,7 @@ impl CommitLog {
         let size = self.chain.config().segment_size_bytes;
         let end = self.chain.end_offset().min(to.0);
         let mut at = from.0.max(self.chain.start_offset());
+        let mut searching = false;
         while at < end {
             let left = size - at % size;
             let head = window.get(&self.chain, at, HEADER_LEN.min(left as usize))?;
@@ -136,10 +137,13 @@ impl CommitLog {
             };
             if let (Some(record), Some(header)) = (record, header) {
                 at += header.total_len() as u64;
+                searching = false;
                 visit(record)?;
-            } else if left < 4 || head.get(..4) == Some(&FILLER.to_be_bytes()) {
+            } else if window.stands_filler(&self.chain, at, (left, searching))? {
                 at += left;
+                searching = false;
             } else {
+                searching = true;
                 at = window.next_candidate(&self.chain, at + 1)?;
             }
         }

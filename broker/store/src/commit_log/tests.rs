@@ -176,3 +176,32 @@ proptest! {
         prop_assert_eq!(record.as_ref(), &body(77)[..]);
     }
 }
+
+#[test]
+fn a_spoilt_record_that_speaks_of_fillers_hides_nothing_behind_it() {
+    let disk = SimDisk::new();
+    let mut log = open(&disk, &[]);
+    log.begin_epoch(epoch(1));
+    let bodies: [&[u8]; 3] = [b"before", b"a body with LTF1 in it, and more", b"behind"];
+    let placed: Vec<LogPosition> = bodies.iter().map(|body| append(&mut log, body, None)).collect();
+    log.write().unwrap();
+    let end = log.end();
+    let path = Path::new("/log").join(crate::segment::segment_name(0));
+    assert!(disk.flip_bit(&path, placed[1].0, 0));
+    let walked = |log: &CommitLog| {
+        let mut found = Vec::new();
+        let visit = |record: LoggedRecord| {
+            found.push(record.commitlog_offset);
+            Ok(())
+        };
+        assert_eq!(log.walk(LogPosition(0), end, visit).unwrap(), end);
+        found
+    };
+    assert_eq!(walked(&log), [placed[0], placed[2]]);
+    let mut again = open(&disk, log.epochs());
+    let (report, records) = scan(&mut again, end.0);
+    assert_eq!(records.iter().map(|r| r.commitlog_offset).collect::<Vec<_>>(), [placed[0], placed[2]]);
+    let header = HEADER_LEN as u64;
+    assert_eq!(report.damaged, [(placed[1].0 - header, placed[2].0 - header)]);
+    assert_eq!((report.end, report.torn_bytes), (end, 0));
+}
