@@ -16,4 +16,5 @@ mod power_cut;
 mod remoting;
 mod replication;
 mod reports;
+mod rot;
 mod scenario;

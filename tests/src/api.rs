@@ -44,6 +44,7 @@ pub mod state {
 
 /// Classes that tests expect by name.
 pub mod class {
+    pub const CORRUPTED_AT_REST: &str = "corrupted-at-rest";
     pub const DEAD_LETTERED: &str = "dead-lettered";
     pub const NEVER_STORED: &str = "never-stored";
     pub const OFFSET_REUSED: &str = "offset-reused";
