@@ -55,7 +55,7 @@ pub struct Options {
     pub processed: Option<PathBuf>,
     /// The store that serves now: what it lacks and its copies have is lost.
     pub promoted: Option<PathBuf>,
-    /// An existing folder that is removed with all it holds by whoever made it; outside every store.
+    /// An existing folder for what does not fit into memory, outside every store; nothing stays there.
     pub scratch: PathBuf,
     /// Ids named in one finding.
     pub ids_max: usize,

@@ -4,43 +4,34 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 /// Rows held before they are written, in bytes; and as many spans as rows of the usual length make of it.
 const ARENA_LEN: usize = 24 << 20;
 const ROWS_MAX: usize = ARENA_LEN / 24;
-/// Runs merged at once; each has a buffer.
-const FAN_IN: usize = 64;
-const BUFFER_LEN: usize = 128 << 10;
+/// Runs of one level before they are merged into one of the next.
+const FAN_IN: usize = 32;
+const BUFFER_LEN: usize = 64 << 10;
 /// Longest row, in bytes: an id or a topic of a damaged record may be long.
 pub const ROW_LEN_MAX: usize = 128 << 10;
 
-/// Collects rows, then gives them back in order.
+/// Collects rows, then gives them back in order. Its files have no names: nothing stays, however the process ends.
 #[derive(Debug)]
 pub struct Sorter {
     scratch: PathBuf,
-    name: &'static str,
     arena: Vec<u8>,
     spans: Vec<(u32, u32)>,
-    runs: Vec<PathBuf>,
-    runs_made: u64,
+    /// Sorted runs; those of level n + 1 hold [`FAN_IN`] times as much as those of level n.
+    levels: Vec<Vec<File>>,
     /// Bytes written to the scratch folder so far.
     pub spilled: u64,
 }
 
 impl Sorter {
-    /// A sorter that writes into this folder, under this name.
-    pub fn new(scratch: &Path, name: &'static str) -> Sorter {
-        Sorter {
-            scratch: scratch.to_owned(),
-            name,
-            arena: Vec::new(),
-            spans: Vec::new(),
-            runs: Vec::new(),
-            runs_made: 0,
-            spilled: 0,
-        }
+    /// A sorter that writes into this folder.
+    pub fn new(scratch: &Path) -> Sorter {
+        Sorter { scratch: scratch.to_owned(), arena: Vec::new(), spans: Vec::new(), levels: Vec::new(), spilled: 0 }
     }
 
     /// Takes a row.
@@ -66,32 +57,35 @@ impl Sorter {
 
     fn spill(&mut self) -> io::Result<()> {
         self.sort();
-        let path = self.run_path();
-        let mut out = BufWriter::with_capacity(BUFFER_LEN, File::create_new(&path)?);
-        for span in &self.spans {
-            let row = slice(&self.arena, *span);
-            out.write_all(&(row.len() as u32).to_le_bytes())?;
-            out.write_all(row)?;
-            self.spilled += row.len() as u64 + 4;
-        }
-        out.flush()?;
-        self.runs.push(path);
+        let mut run = Run::create(&self.scratch)?;
+        self.spans.iter().try_for_each(|span| run.push(slice(&self.arena, *span)))?;
         self.arena.clear();
         self.spans.clear();
-        Ok(())
+        self.keep(run, 0)
     }
 
-    fn run_path(&mut self) -> PathBuf {
-        self.runs_made += 1;
-        self.scratch.join(format!("{}-{}", self.name, self.runs_made))
+    fn keep(&mut self, run: Run, level: usize) -> io::Result<()> {
+        self.spilled += run.len;
+        if self.levels.len() <= level {
+            self.levels.push(Vec::new());
+        }
+        let Some(runs) = self.levels.get_mut(level) else { return Ok(()) };
+        runs.push(run.done()?);
+        if runs.len() < FAN_IN {
+            return Ok(());
+        }
+        let full = std::mem::take(runs);
+        let mut merged = Run::create(&self.scratch)?;
+        merge(full, &mut |row| merged.push(row))?;
+        self.keep(merged, level + 1)
     }
 
-    /// Gives every row to `each`, in order, and removes what was written.
+    /// Gives every row to `each`, in order.
     ///
     /// # Errors
     /// When the scratch folder cannot be read or written, and those of `each`.
     pub fn drain(mut self, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-        if self.runs.is_empty() {
+        if self.levels.is_empty() {
             self.sort();
             return self.spans.iter().try_for_each(|span| each(slice(&self.arena, *span)));
         }
@@ -99,20 +93,31 @@ impl Sorter {
             self.spill()?;
         }
         (self.arena, self.spans) = (Vec::new(), Vec::new());
-        while self.runs.len() > FAN_IN {
-            let group: Vec<PathBuf> = self.runs.drain(..FAN_IN).collect();
-            let path = self.run_path();
-            let mut out = BufWriter::with_capacity(BUFFER_LEN, File::create_new(&path)?);
-            merge(&group, &mut |row| {
-                out.write_all(&(row.len() as u32).to_le_bytes())?;
-                out.write_all(row)
-            })?;
-            out.flush()?;
-            self.runs.push(path);
-            group.iter().try_for_each(std::fs::remove_file)?;
-        }
-        merge(&self.runs, each)?;
-        self.runs.iter().try_for_each(std::fs::remove_file)
+        merge(self.levels.into_iter().flatten().collect(), each)
+    }
+}
+
+/// A run being written.
+struct Run {
+    out: BufWriter<File>,
+    len: u64,
+}
+
+impl Run {
+    fn create(scratch: &Path) -> io::Result<Run> {
+        Ok(Run { out: BufWriter::with_capacity(BUFFER_LEN, tempfile::tempfile_in(scratch)?), len: 0 })
+    }
+
+    fn push(&mut self, row: &[u8]) -> io::Result<()> {
+        self.len += row.len() as u64 + 4;
+        self.out.write_all(&(row.len() as u32).to_le_bytes())?;
+        self.out.write_all(row)
+    }
+
+    fn done(self) -> io::Result<File> {
+        let mut file = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.rewind()?;
+        Ok(file)
     }
 }
 
@@ -120,11 +125,11 @@ fn slice(arena: &[u8], (from, len): (u32, u32)) -> &[u8] {
     arena.get(from as usize..from as usize + len as usize).unwrap_or_default()
 }
 
-fn merge(runs: &[PathBuf], each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+fn merge(runs: Vec<File>, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
     let mut readers = Vec::with_capacity(runs.len());
     let mut heads = BinaryHeap::with_capacity(runs.len());
-    for (index, path) in runs.iter().enumerate() {
-        let mut reader = BufReader::with_capacity(BUFFER_LEN, File::open(path)?);
+    for (index, run) in runs.into_iter().enumerate() {
+        let mut reader = BufReader::with_capacity(BUFFER_LEN, run);
         let mut row = Vec::new();
         if next(&mut reader, &mut row)? {
             heads.push(Reverse((row, index)));
@@ -161,7 +166,7 @@ mod tests {
     #[test]
     fn more_rows_than_fit_come_back_in_order_and_nothing_stays() {
         let scratch = tempfile::tempdir().unwrap();
-        let mut sorter = Sorter::new(scratch.path(), "rows");
+        let mut sorter = Sorter::new(scratch.path());
         let mut wanted = 0u64;
         for n in 0..4_000_000u64 {
             let row = n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes();

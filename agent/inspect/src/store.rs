@@ -33,7 +33,7 @@ pub struct Rows {
 impl Rows {
     /// Sorters writing into this folder.
     pub fn new(scratch: &Path) -> Rows {
-        Rows { places: Sorter::new(scratch, "places"), ids: Sorter::new(scratch, "ids"), row: Vec::new() }
+        Rows { places: Sorter::new(scratch), ids: Sorter::new(scratch), row: Vec::new() }
     }
 
     pub fn place(&mut self, at: (&[u8], u32, u64), store: u8, what: &AtPlace) -> io::Result<()> {

@@ -185,6 +185,7 @@ impl Judge<'_> {
                 places.push((lineage(store), stored.position, store, stored));
             }
         }
+        places.sort_by_key(|(lineage, position, ..)| (*lineage, *position));
         let Some(((.., store, first), rest)) = places.split_first().filter(|(_, rest)| !rest.is_empty()) else { return };
         let is_other_body = rest.iter().any(|other| other.3.body_crc != first.body_crc);
         let is_same_birth = rest.iter().any(|other| other.3.born_ms == first.born_ms);
