@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
 use flate2::read::GzDecoder;
-use inspect::findings::{Finding, State};
+use inspect::findings::{Finding, LOSS_CLASSES, State};
 use inspect::report::Report;
 use inspect::{InspectError, Options, inspect};
 use serde_json::Value;
@@ -44,6 +44,8 @@ impl Scenario {
         let mut options = Options::new(stores, scratch.path().to_owned());
         set(&mut options);
         let report = inspect(&options, &mut |_, _| ())?;
+        let mut losses = report.findings.iter().filter(|finding| finding.key.loss);
+        ensure!(losses.all(|finding| LOSS_CLASSES.contains(&finding.key.class)), "a loss without a name");
         ensure!(fs::read_dir(scratch.path())?.next().is_none(), "the scratch folder is left full");
         Ok(report)
     }
@@ -54,7 +56,8 @@ impl Scenario {
 
     /// The expectation of this name about this folder.
     fn expected(&self, expect: &str, folder: &str) -> Result<&Value> {
-        let mut lines = self.lines("expect").filter(|line| line["expect"] == expect && line["folder"] == folder);
+        let mut lines =
+            self.lines("expect").filter(|line| line["expect"] == expect && line["folder"] == folder);
         lines.next().with_context(|| format!("{}: no line expects {expect} of {folder}", self.name))
     }
 
@@ -157,9 +160,11 @@ fn a_healthy_store_has_no_loss_and_its_dead_and_delayed_and_half_messages_are_na
     let notes = ["behind", "dead-lettered", "delayed-pending", "half-unresolved"];
     let report = scenario.inspect(&["store"], |_| ())?;
     assert_unharmed(&report, &notes);
-    for (class, expect) in
-        [("dead-lettered", "dead-letter"), ("delayed-pending", "delayed-pending"), ("half-unresolved", "half-unresolved")]
-    {
+    for (class, expect) in [
+        ("dead-lettered", "dead-letter"),
+        ("delayed-pending", "delayed-pending"),
+        ("half-unresolved", "half-unresolved"),
+    ] {
         assert_eq!(ids(&report, class), scenario.expected_ids(expect, "store")?, "{class}");
     }
     assert_behind(&scenario, &report, "store")?;
@@ -170,7 +175,12 @@ fn a_healthy_store_has_no_loss_and_its_dead_and_delayed_and_half_messages_are_na
     assert_eq!(dead.key.group, scenario.expected("dead-letter", "store")?["group"]);
     let id = dead.ids.first().context("id")?;
     let sent = scenario.lines("sent").find(|line| line["id"] == id.as_str()).context("sent")?;
-    let origin = format!("{id}: from {} queue {} offset {}", sent["topic"].as_str().unwrap_or(""), sent["queue"], sent["offset"]);
+    let origin = format!(
+        "{id}: from {} queue {} offset {}",
+        sent["topic"].as_str().unwrap_or(""),
+        sent["queue"],
+        sent["offset"]
+    );
     assert!(dead.details.iter().any(|detail| detail.starts_with(&origin)), "{origin} in {:?}", dead.details);
 
     let sent = scenario.sent_list(true)?;
@@ -191,11 +201,17 @@ fn a_power_cut_is_counted_by_the_queues_and_named_by_the_list_of_what_was_sent()
         let facts = scenario.lines("facts").find(|line| line["folder"] == folder).context("facts")?;
         for (name, range) in facts["queues"].as_object().context("queues")? {
             let (topic, queue) = name.split_once('/').context("name")?;
-            let lost = of(&report, "stored-not-flushed-lost").find(|finding| finding.key.topic == topic).context("topic")?;
-            let (max, beyond) = (range["max"].as_u64().context("max")?, range["entriesBeyondLogEnd"].as_u64().context("beyond")?);
+            let lost = of(&report, "stored-not-flushed-lost")
+                .find(|finding| finding.key.topic == topic)
+                .context("topic")?;
+            let (max, beyond) = (
+                range["max"].as_u64().context("max")?,
+                range["entriesBeyondLogEnd"].as_u64().context("beyond")?,
+            );
             assert_eq!(lost.offsets[&queue.parse()?], [(max, max + beyond)], "{name}");
         }
-        let torn: Vec<u64> = of(&report, "torn").filter_map(|finding| finding.positions).map(|range| range.0).collect();
+        let torn: Vec<u64> =
+            of(&report, "torn").filter_map(|finding| finding.positions).map(|range| range.0).collect();
         let fault = scenario.lines("fault").find(|line| !line["tornRecordAt"].is_null()).context("fault")?;
         assert_eq!(torn, [fault["tornRecordAt"].as_u64().context("torn")?]);
 
@@ -211,24 +227,35 @@ fn a_power_cut_is_counted_by_the_queues_and_named_by_the_list_of_what_was_sent()
     }
     let report = scenario.inspect(&["cut", "restarted"], |_| ())?;
     for folder in ["cut", "restarted"] {
-        let lost: u64 = report.findings.iter().filter(|finding| finding.key.loss && finding.key.store == folder).map(|finding| finding.count).sum();
+        let lost: u64 = report
+            .findings
+            .iter()
+            .filter(|finding| finding.key.loss && finding.key.store == folder)
+            .map(|finding| finding.count)
+            .sum();
         assert_eq!(lost, scenario.expected_ids("lost", folder)?.len() as u64);
     }
     Ok(())
 }
 
 #[test]
-fn what_only_the_old_master_has_is_lost_when_the_other_was_promoted_and_undecided_when_nobody_says_so() -> Result<()> {
+fn what_only_the_old_master_has_is_lost_when_the_other_was_promoted_and_undecided_when_nobody_says_so()
+-> Result<()> {
     let scenario = Scenario::open("failover-unreplicated")?;
     let wanted = scenario.expected_ids("lost", "slave")?;
     let report = scenario.inspect(&["master", "slave"], |_| ())?;
     assert!(!report.has_losses(), "{:#?}", report.findings);
     assert_eq!((ids(&report, "undecided"), report.undecided), (wanted.clone(), wanted.len() as u64));
-    assert!(of(&report, "undecided").all(|finding| finding.key.store == "slave" && finding.key.other == "master"));
+    assert!(
+        of(&report, "undecided").all(|finding| finding.key.store == "slave" && finding.key.other == "master")
+    );
 
     let slave = scenario.store("slave");
     let report = scenario.inspect(&["slave", "master"], |options| options.promoted = Some(slave))?;
-    assert_eq!((ids(&report, "not-replicated-at-failover"), report.lost), (wanted.clone(), wanted.len() as u64));
+    assert_eq!(
+        (ids(&report, "not-replicated-at-failover"), report.lost),
+        (wanted.clone(), wanted.len() as u64)
+    );
     assert_eq!((report.suspected, report.undecided), (0, 0), "{:#?}", report.findings);
 
     let master = scenario.store("master");
@@ -255,7 +282,10 @@ fn what_expired_unread_is_counted_alone_and_named_by_the_snapshot_before() -> Re
         let finding = lost.next().context("expired")?;
         assert!(lost.next().is_none());
         assert_eq!(finding.key.class, "expired-before-consumption");
-        assert_eq!((finding.key.group.as_str(), finding.key.topic.as_str()), (wanted["group"].as_str().unwrap_or(""), wanted["topic"].as_str().unwrap_or("")));
+        assert_eq!(
+            (finding.key.group.as_str(), finding.key.topic.as_str()),
+            (wanted["group"].as_str().unwrap_or(""), wanted["topic"].as_str().unwrap_or(""))
+        );
         for (queue, range) in wanted["ranges"].as_object().context("ranges")? {
             let range = (range[0].as_u64().context("from")?, range[1].as_u64().context("to")?);
             assert_eq!(finding.offsets[&queue.parse()?], [range]);
@@ -300,7 +330,10 @@ fn what_a_reset_skipped_is_named_by_two_snapshots_and_the_trace() -> Result<()> 
     assert_eq!(skipped.len(), 1, "{skipped:#?}");
     let finding = skipped[0];
     assert_eq!(ids(&report, "skipped-by-offset-reset"), scenario.expected_ids("skipped", "after")?);
-    assert_eq!((finding.key.group.as_str(), finding.key.state), (wanted["group"].as_str().unwrap_or(""), State::Suspected));
+    assert_eq!(
+        (finding.key.group.as_str(), finding.key.state),
+        (wanted["group"].as_str().unwrap_or(""), State::Suspected)
+    );
     for (queue, range) in wanted["offsets"].as_object().context("offsets")? {
         let range = (range[0].as_u64().context("from")?, range[1].as_u64().context("last")? + 1);
         assert_eq!(finding.offsets[&queue.parse()?], [range]);
@@ -311,7 +344,12 @@ fn what_a_reset_skipped_is_named_by_two_snapshots_and_the_trace() -> Result<()> 
         assert_unharmed(&report, &["behind"]);
         assert_behind(&scenario, &report, folder)?;
     }
-    assert_eq!(ids(&scenario.inspect(&["before"], |_| ())?, "behind").intersection(&scenario.expected_ids("behind", "before")?).count(), 90);
+    assert_eq!(
+        ids(&scenario.inspect(&["before"], |_| ())?, "behind")
+            .intersection(&scenario.expected_ids("behind", "before")?)
+            .count(),
+        90
+    );
     Ok(())
 }
 
@@ -322,18 +360,23 @@ fn every_duplicate_is_named_with_its_places_and_its_cause() -> Result<()> {
     assert_unharmed(&report, &["behind", "duplicate"]);
     let places = scenario.expected("duplicate-stored", "store")?["places"].as_object().context("places")?;
     assert_eq!(ids(&report, "duplicate"), places.keys().cloned().collect());
-    let details: BTreeSet<String> = of(&report, "duplicate").flat_map(|finding| finding.details.clone()).collect();
+    let details: BTreeSet<String> =
+        of(&report, "duplicate").flat_map(|finding| finding.details.clone()).collect();
     for (id, places) in places {
         let list: Vec<String> = places
             .as_array()
             .into_iter()
             .flatten()
-            .map(|place| format!("{} queue {} offset {}", place[0].as_str().unwrap_or(""), place[1], place[2]))
+            .map(|place| {
+                format!("{} queue {} offset {}", place[0].as_str().unwrap_or(""), place[1], place[2])
+            })
             .collect();
         let detail = format!("{id}: {}", list.join("; "));
         assert!(details.contains(&detail), "{detail}");
     }
-    assert!(of(&report, "duplicate").all(|finding| finding.key.cause.starts_with("sent again by its producer")));
+    assert!(
+        of(&report, "duplicate").all(|finding| finding.key.cause.starts_with("sent again by its producer"))
+    );
     Ok(())
 }
 
@@ -342,7 +385,9 @@ fn lists_of_clients_name_what_was_never_stored_and_never_processed() -> Result<(
     let scenario = Scenario::open("healthy-single")?;
     let sent = scenario.sent_list(false)?;
     let mut text = fs::read_to_string(&sent)?;
-    text.push_str("{\"id\":\"NEVER-STORED-1\",\"topic\":\"Orders\"}\n{\"id\":\"TOLD-SO\",\"outcome\":\"failed\"}\n");
+    text.push_str(
+        "{\"id\":\"NEVER-STORED-1\",\"topic\":\"Orders\"}\n{\"id\":\"TOLD-SO\",\"outcome\":\"failed\"}\n",
+    );
     fs::write(&sent, text)?;
     // what the group handled, less three of them
     let handled: Vec<&str> = scenario
@@ -351,14 +396,16 @@ fn lists_of_clients_name_what_was_never_stored_and_never_processed() -> Result<(
         .filter_map(|line| line["id"].as_str())
         .collect();
     let dead = scenario.expected_ids("dead-letter", "store")?;
-    let left_out: Ids = handled.iter().filter(|id| !dead.contains(**id)).take(3).map(|id| (*id).to_owned()).collect();
+    let left_out: Ids =
+        handled.iter().filter(|id| !dead.contains(**id)).take(3).map(|id| (*id).to_owned()).collect();
     let mut csv = "id,topic\n".to_owned();
     for id in handled.iter().filter(|id| !left_out.contains(**id)) {
         csv.push_str(&format!("{id},Orders\n"));
     }
     let processed = scenario.folder.path().join("processed.csv");
     fs::write(&processed, csv)?;
-    let report = scenario.inspect(&["store"], |options| (options.sent, options.processed) = (Some(sent), Some(processed)))?;
+    let report = scenario
+        .inspect(&["store"], |options| (options.sent, options.processed) = (Some(sent), Some(processed)))?;
     assert_eq!(ids(&report, "never-stored"), ["NEVER-STORED-1".to_owned()].into());
     assert_eq!(ids(&report, "send-unknown"), ["TOLD-SO".to_owned()].into());
     assert_eq!(ids(&report, "never-processed"), left_out);
@@ -390,7 +437,10 @@ fn nothing_is_written_into_a_store_and_no_scratch_is_taken_there() -> Result<()>
     let inside = scenario.store("cut").join("commitlog");
     let options = Options::new(vec![scenario.store("cut")], inside);
     let refused = inspect(&options, &mut |_, _| ());
-    assert!(matches!(&refused, Err(InspectError::Options(what)) if what.contains("inside the store")), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(InspectError::Options(what)) if what.contains("inside the store")),
+        "{refused:?}"
+    );
     let none = Options::new(vec![scenario.store("cut").join("config")], TempDir::new()?.path().to_owned());
     assert!(matches!(inspect(&none, &mut |_, _| ()), Err(InspectError::Path { .. })));
     Ok(())

@@ -8,6 +8,23 @@ pub const IDS_MAX_DEFAULT: usize = 10_000;
 /// Runs of queue offsets kept in one finding.
 const RUNS_MAX: usize = 1_000;
 
+/// Every class that can be a loss. Those that verdicts on a running broker have too are called as there.
+pub const LOSS_CLASSES: [&str; 13] = [
+    "corrupted-at-rest",
+    "expired-before-consumption",
+    "never-stored",
+    "not-replicated-at-failover",
+    "offset-reused",
+    "send-back-failed-then-passed",
+    "skipped-by-offset-reset",
+    "stored-not-flushed-lost",
+    "never-processed",
+    "timer-lost",
+    "truncated",
+    "unindexed",
+    "unreadable",
+];
+
 /// How sure a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -178,7 +195,9 @@ impl Findings {
 impl Findings {
     /// Whether messages are known to be gone whose ids are not.
     pub fn has_unnamed_loss(&self) -> bool {
-        self.found.values().any(|finding| finding.key.loss && !finding.ids_cut && (finding.ids.len() as u64) < finding.count)
+        self.found
+            .values()
+            .any(|finding| finding.key.loss && !finding.ids_cut && (finding.ids.len() as u64) < finding.count)
             || self.found.values().any(|finding| finding.key.loss && finding.positions.is_some())
     }
 }

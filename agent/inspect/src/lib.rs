@@ -133,14 +133,17 @@ pub fn inspect(options: &Options, progress: &mut dyn FnMut(u64, u64)) -> Result<
 
 fn check(options: &Options) -> Result<(), InspectError> {
     if options.stores.is_empty() || options.stores.len() > STORES_MAX {
-        return Err(InspectError::Options(format!("between 1 and {STORES_MAX} stores can be inspected at once")));
+        return Err(InspectError::Options(format!(
+            "between 1 and {STORES_MAX} stores can be inspected at once"
+        )));
     }
     let scratch = canonical(&options.scratch)?;
     let mut seen = BTreeSet::new();
     for path in &options.stores {
         let store = canonical(path)?;
         if scratch.starts_with(&store) {
-            let what = format!("the scratch folder {} is inside the store {}", scratch.display(), store.display());
+            let what =
+                format!("the scratch folder {} is inside the store {}", scratch.display(), store.display());
             return Err(InspectError::Options(format!("{what}: nothing is ever written there")));
         }
         if !seen.insert(store) {
@@ -164,7 +167,9 @@ fn open(options: &Options, findings: &mut Findings) -> Result<Vec<Store>, Inspec
     let mut stores: Vec<Store> = Vec::new();
     let promoted = options.promoted.as_deref().map(canonical).transpose()?;
     for path in &options.stores {
-        let mut name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
+        let mut name = path
+            .file_name()
+            .map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
         if options.stores.iter().filter(|other| other.file_name() == path.file_name()).count() > 1 {
             name = path.display().to_string();
         }

@@ -46,7 +46,8 @@ fn compare(a: &Store, b: &Store) -> Option<Option<u64>> {
     let mut window = Window::small();
     let mut last_same = None;
     // the marks of both, so that a log that was cut short is asked as often as a whole one
-    let mut marks: Vec<(u64, u64, bool)> = a.summary.marks.iter().map(|(at, mark)| (*at, *mark, true)).collect();
+    let mut marks: Vec<(u64, u64, bool)> =
+        a.summary.marks.iter().map(|(at, mark)| (*at, *mark, true)).collect();
     marks.extend(b.summary.marks.iter().map(|(at, mark)| (*at, *mark, false)));
     marks.sort_unstable();
     for (at, mark, is_a) in marks.into_iter().filter(|(at, ..)| common.contains(at)) {

@@ -47,7 +47,10 @@ pub enum ListError {
 ///
 /// # Errors
 /// At the first line that is not understood, and those of `each` and the reader.
-pub fn read(list: impl BufRead, each: &mut dyn FnMut(u64, Entry) -> io::Result<()>) -> Result<u64, ListError> {
+pub fn read(
+    list: impl BufRead,
+    each: &mut dyn FnMut(u64, Entry) -> io::Result<()>,
+) -> Result<u64, ListError> {
     let mut lines = Lines { list, line: 0, text: Vec::new() };
     let mut header: Option<Vec<String>> = None;
     let mut is_json = None;
@@ -97,7 +100,8 @@ fn entry(names: &[String], values: Vec<String>) -> Result<Entry, String> {
             "topic" => entry.topic = Some(value),
             "outcome" | "status" => entry.outcome = Some(value),
             "queue" => {
-                entry.queue = Some(number(&value)?.try_into().map_err(|_| format!("queue `{value}` is too large"))?);
+                entry.queue =
+                    Some(number(&value)?.try_into().map_err(|_| format!("queue `{value}` is too large"))?);
             }
             "offset" => entry.offset = Some(number(&value)?),
             _ => {}
@@ -181,8 +185,13 @@ mod tests {
     #[test]
     fn both_forms_say_the_same() {
         let csv = all("id,topic,queue,offset,status\nA,\"x,\"\"y\",1,2,SEND_OK\n\nB,,,,\n").unwrap();
-        let json = all("{\"id\":\"A\",\"topic\":\"x,\\\"y\",\"queue\":1,\"offset\":2,\"status\":\"SEND_OK\"}\n\n{\"id\":\"B\"}");
-        assert_eq!(csv.iter().map(|(_, entry)| entry).collect::<Vec<_>>(), json.unwrap().iter().map(|(_, e)| e).collect::<Vec<_>>());
+        let json = all(
+            "{\"id\":\"A\",\"topic\":\"x,\\\"y\",\"queue\":1,\"offset\":2,\"status\":\"SEND_OK\"}\n\n{\"id\":\"B\"}",
+        );
+        assert_eq!(
+            csv.iter().map(|(_, entry)| entry).collect::<Vec<_>>(),
+            json.unwrap().iter().map(|(_, e)| e).collect::<Vec<_>>()
+        );
         assert_eq!(csv[1].0, 4);
     }
 

@@ -91,7 +91,8 @@ impl Judge<'_> {
     fn group(&mut self, key: &[u8], rows: &[(u8, AtPlace)]) -> io::Result<()> {
         let Some((topic, at)) = memchr::memchr(0, key).map(|end| key.split_at(end)) else { return Ok(()) };
         let number = |from: usize, to: usize| at.get(from..to).and_then(|bytes| bytes.try_into().ok());
-        let (Some(queue), Some(offset)) = (number(1, 5).map(be32), at.get(5..13).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes))
+        let (Some(queue), Some(offset)) =
+            (number(1, 5).map(be32), at.get(5..13).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes))
         else {
             return Ok(());
         };
@@ -168,8 +169,12 @@ impl Judge<'_> {
                 false,
                 "the queue was behind the log when the broker died or was copied: a start makes these entries",
             ),
-            (true, false) => (State::Confirmed, true, "in the log, and the queue ends before them: nobody can read them"),
-            (false, _) => (State::Confirmed, true, "in the log, and the queue has a hole there: nobody can read them"),
+            (true, false) => {
+                (State::Confirmed, true, "in the log, and the queue ends before them: nobody can read them")
+            }
+            (false, _) => {
+                (State::Confirmed, true, "in the log, and the queue has a hole there: nobody can read them")
+            }
         };
         let mut key = store.key("unindexed", state, loss, cause.to_owned());
         key.topic = place.topic();
@@ -177,7 +182,13 @@ impl Judge<'_> {
     }
 
     /// An entry without its record.
-    fn gone(&mut self, place: &Place<'_>, store: &Store, points_to: u64, is_plausible: bool) -> io::Result<()> {
+    fn gone(
+        &mut self,
+        place: &Place<'_>,
+        store: &Store,
+        points_to: u64,
+        is_plausible: bool,
+    ) -> io::Result<()> {
         let summary = &store.summary;
         if points_to < summary.min {
             return Ok(());
@@ -185,13 +196,25 @@ impl Judge<'_> {
         let damage = summary.damage_at(points_to).map(|damage| damage.wrong);
         let is_inside = damage.is_some_and(|wrong| !matches!(wrong, Wrong::Torn | Wrong::Leftover));
         let (class, state, cause) = if !is_plausible {
-            ("stored-not-flushed-lost", State::Undecided, "a queue entry without a record, itself perhaps damaged")
+            (
+                "stored-not-flushed-lost",
+                State::Undecided,
+                "a queue entry without a record, itself perhaps damaged",
+            )
         } else if is_inside {
             ("corrupted-at-rest", State::Confirmed, "their records are in a damaged range of the log")
         } else if points_to < summary.end {
-            ("stored-not-flushed-lost", State::Confirmed, "the queue's entry outlived its record: other records are there now")
+            (
+                "stored-not-flushed-lost",
+                State::Confirmed,
+                "the queue's entry outlived its record: other records are there now",
+            )
         } else if !store.has_abort || summary.is_torn() {
-            ("stored-not-flushed-lost", State::Confirmed, "the queue's entry points behind the end of the log")
+            (
+                "stored-not-flushed-lost",
+                State::Confirmed,
+                "the queue's entry points behind the end of the log",
+            )
         } else {
             let cause = "the queue's entry points behind the end of the log, and the broker had not stopped: lost, or the log \
                          was copied before the queue";
@@ -206,7 +229,11 @@ impl Judge<'_> {
             Some((other, id)) => (other, Some(id)),
             None => (String::new(), place.sent().next().map(<[u8]>::to_vec)),
         };
-        let cause = if other.is_empty() { cause.to_owned() } else { format!("{cause}; the other copy still has them") };
+        let cause = if other.is_empty() {
+            cause.to_owned()
+        } else {
+            format!("{cause}; the other copy still has them")
+        };
         let mut key = store.key(class, state, state == State::Confirmed, cause);
         (key.topic, key.other) = (place.topic(), other);
         self.findings.add(key, id.as_deref(), place.at());
@@ -219,15 +246,21 @@ impl Judge<'_> {
     /// Two copies of one log that say different things of one offset.
     fn copies(&mut self, place: &Place<'_>) {
         for (index, a) in self.stores.iter().enumerate() {
-            for b in self.stores.iter().skip(index + 1).filter(|b| self.lineages.are_copies(a.index, b.index)) {
-                let (Some(left), Some(right)) = (place.records(a.index).last(), place.records(b.index).last()) else {
+            for b in self.stores.iter().skip(index + 1).filter(|b| self.lineages.are_copies(a.index, b.index))
+            {
+                let (Some(left), Some(right)) =
+                    (place.records(a.index).last(), place.records(b.index).last())
+                else {
                     continue;
                 };
                 if left.1 == right.1 {
                     continue;
                 }
                 let (class, cause) = if left.0 == right.0 {
-                    ("copies-differ", "one place in the log, two ids: one copy is damaged where no checksum covers it")
+                    (
+                        "copies-differ",
+                        "one place in the log, two ids: one copy is damaged where no checksum covers it",
+                    )
                 } else {
                     ("offset-reused", "one queue offset, two messages: the copies went different ways")
                 };
@@ -254,7 +287,8 @@ impl Judge<'_> {
                     }
                 }
                 Wanted::Expired(key) => {
-                    let mut held = copies.flat_map(|store| place.records(store.index)).filter(|record| record.0 < min);
+                    let mut held =
+                        copies.flat_map(|store| place.records(store.index)).filter(|record| record.0 < min);
                     if let Some((_, id)) = held.next() {
                         self.findings.name(key, id);
                     }

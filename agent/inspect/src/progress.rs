@@ -99,7 +99,8 @@ fn one(
         let key = store.key("expired-before-consumption", State::Confirmed, true, cause.to_owned());
         let key = about(key, topic, group);
         findings.add_range(key.clone(), queue, (committed, range.min));
-        let watch = Watch { from: committed, to: range.min, store: store.index, wanted: Wanted::Expired(key) };
+        let watch =
+            Watch { from: committed, to: range.min, store: store.index, wanted: Wanted::Expired(key) };
         watches.add(topic, queue, watch);
     }
     let unread = (committed.max(range.min), range.max);
@@ -107,7 +108,11 @@ fn one(
         let cause = "stored and readable, above the group's offset".to_owned();
         let key = about(store.key("behind", State::Note, false, cause), topic, group);
         findings.add_range(key.clone(), queue, unread);
-        watches.add(topic, queue, Watch { from: unread.0, to: unread.1, store: store.index, wanted: Wanted::Own(key) });
+        watches.add(
+            topic,
+            queue,
+            Watch { from: unread.0, to: unread.1, store: store.index, wanted: Wanted::Own(key) },
+        );
     }
     if committed > range.max {
         let cause = format!(

@@ -33,7 +33,11 @@ pub fn unit(bytes: &[u8], index: u64) -> Option<Unit> {
 ///
 /// # Errors
 /// When a file cannot be read, and those of `each`.
-pub fn walk(source: &impl Segments, window: &mut Window, each: &mut dyn FnMut(Unit) -> io::Result<()>) -> io::Result<()> {
+pub fn walk(
+    source: &impl Segments,
+    window: &mut Window,
+    each: &mut dyn FnMut(Unit) -> io::Result<()>,
+) -> io::Result<()> {
     for (number, segment) in source.segments().to_vec().iter().enumerate() {
         window.open(number);
         let mut at = 0;

@@ -112,8 +112,10 @@ impl<'a> Record<'a> {
             MAGIC_V2 => (u16_at(bytes, topic_at).ok_or(Flaw::Lengths)? as usize, 2),
             _ => (usize::from(*bytes.get(topic_at).ok_or(Flaw::Lengths)?), 1),
         };
-        let (topic, rest) =
-            bytes.get(topic_at + length_len..).and_then(|rest| rest.split_at_checked(topic_len)).ok_or(Flaw::Lengths)?;
+        let (topic, rest) = bytes
+            .get(topic_at + length_len..)
+            .and_then(|rest| rest.split_at_checked(topic_len))
+            .ok_or(Flaw::Lengths)?;
         let properties = rest.get(2..).ok_or(Flaw::Lengths)?;
         if u16_at(rest, 0).map(usize::from) != Some(properties.len()) {
             return Err(Flaw::Lengths);
@@ -183,7 +185,8 @@ impl<'a> Record<'a> {
 
     /// What two copies of one record have in common and two records hardly ever have.
     pub fn mark(&self) -> u64 {
-        let numbers = [self.store_ms as u64, self.queue_offset, u64::from(self.body_crc) << 32 | u64::from(self.size)];
+        let numbers =
+            [self.store_ms as u64, self.queue_offset, u64::from(self.body_crc) << 32 | u64::from(self.size)];
         numbers.iter().fold(u64::from(self.queue), |hash, number| {
             (hash ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29)
         })

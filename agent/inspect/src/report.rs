@@ -47,7 +47,10 @@ impl Report {
     pub fn new(stores: &[Store], findings: Findings, scratch_bytes: u64) -> Report {
         let findings = findings.into_vec();
         let sum = |wanted: fn(&Finding) -> bool| {
-            findings.iter().filter(|finding| wanted(finding)).fold(0u64, |sum, finding| sum.saturating_add(finding.count))
+            findings
+                .iter()
+                .filter(|finding| wanted(finding))
+                .fold(0u64, |sum, finding| sum.saturating_add(finding.count))
         };
         let (lost, suspected, undecided) = (
             sum(|finding| finding.key.loss && finding.key.state == State::Confirmed),
@@ -69,12 +72,14 @@ impl Report {
 fn line(store: &Store) -> StoreLine {
     let mut blind = Vec::new();
     if !store.has_queues {
-        blind.push("no consume queues: lost messages, holes and progress of groups cannot be seen".to_owned());
+        blind
+            .push("no consume queues: lost messages, holes and progress of groups cannot be seen".to_owned());
     }
     if store.offsets.is_empty() {
         blind.push("no offsets of groups: expired, skipped and unread messages cannot be seen".to_owned());
     }
-    let untraced = store.offsets.keys().filter(|(_, group)| !store.traced_groups.contains(group.as_bytes())).count();
+    let untraced =
+        store.offsets.keys().filter(|(_, group)| !store.traced_groups.contains(group.as_bytes())).count();
     if untraced > 0 {
         blind.push(format!("{untraced} (topic, group) pairs without a trace: messages skipped by a reset cannot be told from read ones"));
     }

@@ -34,7 +34,10 @@ impl Role {
             SCHEDULE_TOPIC => Role::Schedule,
             _ if topic.starts_with(RETRY_PREFIX) => Role::Retry,
             _ if topic.starts_with(DEAD_PREFIX) => Role::Dead,
-            _ if topic.get(..SYSTEM_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(SYSTEM_PREFIX)) => {
+            _ if topic
+                .get(..SYSTEM_PREFIX.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(SYSTEM_PREFIX)) =>
+            {
                 Role::System
             }
             _ => Role::Normal,
@@ -45,13 +48,22 @@ impl Role {
 /// What is known about one offset of one queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AtPlace {
-    Record { position: u64, store_ms: i64, id: Vec<u8> },
+    Record {
+        position: u64,
+        store_ms: i64,
+        id: Vec<u8>,
+    },
     /// The queue's entry.
-    Unit { position: u64, is_plausible: bool },
+    Unit {
+        position: u64,
+        is_plausible: bool,
+    },
     /// The half message stored here was ended.
     Ended,
     /// A client says it was told that its message is here.
-    Sent { id: Vec<u8> },
+    Sent {
+        id: Vec<u8>,
+    },
 }
 
 /// What is known about one message id.
@@ -60,13 +72,24 @@ pub enum OfId {
     Record(Stored),
     Ended,
     /// Delivered to this group, says the trace.
-    Delivered { group: Vec<u8> },
+    Delivered {
+        group: Vec<u8>,
+    },
     /// Between two snapshots this group's offset passed it.
-    Passed { passing: u32, queue: u32, offset: u64 },
+    Passed {
+        passing: u32,
+        queue: u32,
+        offset: u64,
+    },
     /// Named in the list of what was sent; `ok` when the client was told so.
-    Sent { line: u64, ok: bool },
+    Sent {
+        line: u64,
+        ok: bool,
+    },
     /// Named in the list of what was processed.
-    Processed { line: u64 },
+    Processed {
+        line: u64,
+    },
     /// Already found to be gone from this store.
     Gone,
 }
@@ -292,7 +315,8 @@ mod tests {
             put_place(&mut row, (topic, queue, offset), 0, &AtPlace::Ended);
             row
         };
-        let rows = [row(b"A", 0, 9), row(b"A", 1, 0), row(b"A", 256, 0), row(b"AB", 0, 255), row(b"AB", 0, 256)];
+        let rows =
+            [row(b"A", 0, 9), row(b"A", 1, 0), row(b"A", 256, 0), row(b"AB", 0, 255), row(b"AB", 0, 256)];
         assert!(rows.is_sorted());
     }
 }

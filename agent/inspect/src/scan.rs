@@ -181,8 +181,7 @@ impl Walk {
                                 _ => record::place_in_head(bytes, base + at),
                             };
                             let (to, is_zero_after) = self.resume(source, base, at, len);
-                            let wrong =
-                                if is_zero_after || to == len { Wrong::Torn } else { Wrong::Corrupt };
+                            let wrong = if is_zero_after || to == len { Wrong::Torn } else { Wrong::Corrupt };
                             self.suspect(base + at, base + to, wrong, place);
                             at = to;
                         }
@@ -226,7 +225,8 @@ impl Walk {
 
     /// Where the next whole record is, and whether only zeros are there instead. Without either, the end of the file.
     fn resume(&mut self, source: &impl Segments, base: u64, damaged: u64, len: u64) -> (u64, bool) {
-        let finders = [MAGIC_V1, MAGIC_V2].map(|magic| memmem::Finder::new(&magic.to_be_bytes()).into_owned());
+        let finders =
+            [MAGIC_V1, MAGIC_V2].map(|magic| memmem::Finder::new(&magic.to_be_bytes()).into_owned());
         let mut at = damaged + 1;
         let mut last_written = damaged;
         while at < len {
@@ -337,7 +337,10 @@ fn zero_run(bytes: &[u8]) -> usize {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MarkAt {
     /// A whole record, and where the next one should be.
-    Record { mark: u64, next: u64 },
+    Record {
+        mark: u64,
+        next: u64,
+    },
     /// Filler; the log goes on in the next file.
     NextFile(u64),
     Nothing,
@@ -350,7 +353,8 @@ pub enum MarkAt {
 pub fn mark_at(source: &impl Segments, window: &mut Window, position: u64) -> io::Result<MarkAt> {
     let segments = source.segments();
     let after = segments.partition_point(|segment| segment.base <= position);
-    let Some((index, segment)) = after.checked_sub(1).and_then(|index| Some((index, segments.get(index)?))) else {
+    let Some((index, segment)) = after.checked_sub(1).and_then(|index| Some((index, segments.get(index)?)))
+    else {
         return Ok(MarkAt::Nothing);
     };
     if !window.is_open(index) {
@@ -363,7 +367,8 @@ pub fn mark_at(source: &impl Segments, window: &mut Window, position: u64) -> io
     match record::head(window.at(source, at, HEAD_LEN)?) {
         Head::Record { size } => {
             let bytes = window.at(source, at, size)?;
-            let record = Record::read(bytes, position).ok().filter(|record| record.size as usize == bytes.len());
+            let record =
+                Record::read(bytes, position).ok().filter(|record| record.size as usize == bytes.len());
             let next = position.saturating_add(size as u64);
             Ok(record.map_or(MarkAt::Nothing, |record| MarkAt::Record { mark: record.mark(), next }))
         }

@@ -31,7 +31,13 @@ pub struct Sorter {
 impl Sorter {
     /// A sorter that writes into this folder.
     pub fn new(scratch: &Path) -> Sorter {
-        Sorter { scratch: scratch.to_owned(), arena: Vec::new(), spans: Vec::new(), levels: Vec::new(), spilled: 0 }
+        Sorter {
+            scratch: scratch.to_owned(),
+            arena: Vec::new(),
+            spans: Vec::new(),
+            levels: Vec::new(),
+            spilled: 0,
+        }
     }
 
     /// Takes a row.

@@ -156,16 +156,28 @@ impl Store {
 
     /// Whether the broker knows the topic; without `topics.json`, it does.
     pub fn has_topic(&self, topic: &[u8]) -> bool {
-        self.topics.as_ref().is_none_or(|topics| str::from_utf8(topic).is_ok_and(|topic| topics.contains(topic)))
+        self.topics
+            .as_ref()
+            .is_none_or(|topics| str::from_utf8(topic).is_ok_and(|topic| topics.contains(topic)))
     }
 
     /// Walks the commit log and makes its rows.
     ///
     /// # Errors
     /// When the scratch folder cannot be written.
-    pub fn scan(&mut self, rows: &mut Rows, findings: &mut Findings, progress: &mut dyn FnMut(u64)) -> io::Result<()> {
+    pub fn scan(
+        &mut self,
+        rows: &mut Rows,
+        findings: &mut Findings,
+        progress: &mut dyn FnMut(u64),
+    ) -> io::Result<()> {
         let mut scanning = Scanning {
-            key: self.key("corrupted-at-rest", State::Confirmed, true, "the body does not have its checksum".to_owned()),
+            key: self.key(
+                "corrupted-at-rest",
+                State::Confirmed,
+                true,
+                "the body does not have its checksum".to_owned(),
+            ),
             store: self.index,
             delays: &self.delays,
             traced: &mut self.traced_groups,
@@ -184,20 +196,28 @@ impl Store {
         for damage in &self.summary.damages {
             let (class, loss, cause) = match damage.wrong {
                 Wrong::Torn => ("torn", false, "the last record was begun and never finished on this disk"),
-                Wrong::Corrupt => ("corrupted-at-rest", true, "no record can be read here, and records follow"),
+                Wrong::Corrupt => {
+                    ("corrupted-at-rest", true, "no record can be read here, and records follow")
+                }
                 Wrong::Zeroed => ("corrupted-at-rest", true, "zeros, and records follow"),
                 Wrong::Missing => ("truncated", true, "a file of the log is missing or cut short"),
                 Wrong::Overlap => ("overlapping", false, "two files of the log claim this range"),
                 Wrong::Unreadable => ("unreadable", true, "the system refuses to read this range"),
-                Wrong::Leftover => ("leftover", false, "behind the end lie records of an older time, as recovery leaves them"),
+                Wrong::Leftover => (
+                    "leftover",
+                    false,
+                    "behind the end lie records of an older time, as recovery leaves them",
+                ),
             };
-            let place = damage.place.map(|(queue, offset)| format!("; its head says queue {queue}, offset {offset}"));
+            let place =
+                damage.place.map(|(queue, offset)| format!("; its head says queue {queue}, offset {offset}"));
             let cause = format!("{cause}{}", place.unwrap_or_default());
             let state = if damage.wrong == Wrong::Leftover { State::Note } else { State::Confirmed };
             findings.add_damage(self.key(class, state, loss, cause), (damage.from, damage.to));
         }
         if self.summary.damages_merged {
-            let cause = "more damaged ranges than are kept one by one: the last one spans the rest".to_owned();
+            let cause =
+                "more damaged ranges than are kept one by one: the last one spans the rest".to_owned();
             findings.add_damage(self.key("unreadable", State::Note, false, cause), (0, 0));
         }
     }
@@ -238,7 +258,9 @@ impl Store {
                         error
                     })
                 });
-                walked.map_err(|error| if refused.is_some() { Refusal::Scratch(error) } else { Refusal::Queue(error) })
+                walked.map_err(|error| {
+                    if refused.is_some() { Refusal::Scratch(error) } else { Refusal::Queue(error) }
+                })
             });
             match walked {
                 Ok(()) => {}
@@ -335,7 +357,8 @@ impl Scanning<'_> {
         let is_schedule = record.topic == SCHEDULE_TOPIC;
         let stored = Stored {
             role,
-            is_passed: is_schedule && self.delays.get(&record.queue).is_some_and(|at| *at > record.queue_offset),
+            is_passed: is_schedule
+                && self.delays.get(&record.queue).is_some_and(|at| *at > record.queue_offset),
             is_committed: record.sys_flag & 0b1100 == 0b1000,
             has_unique_key: named.unique_key.is_some(),
             queue: record.queue,
@@ -350,7 +373,11 @@ impl Scanning<'_> {
                 Role::Dead => named.retry_topic.unwrap_or_default().to_vec(),
                 _ => Vec::new(),
             },
-            origin_id: if role == Role::Dead { named.origin_id.unwrap_or_default().to_vec() } else { Vec::new() },
+            origin_id: if role == Role::Dead {
+                named.origin_id.unwrap_or_default().to_vec()
+            } else {
+                Vec::new()
+            },
         };
         self.rows.id(&self.id, self.store, &OfId::Record(stored))
     }

@@ -47,7 +47,9 @@ impl<'a> Story<'a> {
     }
 
     fn of(&self, store: u8, role: Role) -> impl Iterator<Item = &'a Stored> + use<'a> {
-        self.records().filter(move |(of, stored)| *of == store && stored.role == role).map(|(_, stored)| stored)
+        self.records()
+            .filter(move |(of, stored)| *of == store && stored.role == role)
+            .map(|(_, stored)| stored)
     }
 
     fn has(&self, store: u8, wanted: &OfId) -> bool {
@@ -83,7 +85,8 @@ impl Judge<'_> {
     fn judge(&mut self, story: &Story<'_>) {
         if story.rows.len() >= ROWS_MAX {
             let Some(store) = self.stores.first() else { return };
-            let cause = format!("{ROWS_MAX} records or more have this id: it names no message, and is not judged");
+            let cause =
+                format!("{ROWS_MAX} records or more have this id: it names no message, and is not judged");
             self.findings.add(store.key("undecided", State::Undecided, false, cause), Some(story.id), None);
             return;
         }
@@ -158,9 +161,12 @@ impl Judge<'_> {
                     true,
                     "sent back by its consumer, the schedule has passed it, and there is no retry record",
                 ),
-                (true, false, false) => {
-                    ("timer-lost", State::Confirmed, true, "delayed, the schedule has passed it, and it was not delivered")
-                }
+                (true, false, false) => (
+                    "timer-lost",
+                    State::Confirmed,
+                    true,
+                    "delayed, the schedule has passed it, and it was not delivered",
+                ),
             };
             let mut key = store.key(class, state, loss, cause.to_owned());
             if is_retry {
@@ -175,7 +181,8 @@ impl Judge<'_> {
         let lineage = |store: u8| self.stores.get(usize::from(store)).map_or(0, |store| store.lineage);
         let mut places: Vec<(usize, u64, u8, &Stored)> = Vec::new();
         for (store, stored) in story.records() {
-            let is_message = stored.role == Role::Normal && stored.has_unique_key && stored.reconsume_times == 0;
+            let is_message =
+                stored.role == Role::Normal && stored.has_unique_key && stored.reconsume_times == 0;
             let is_new = |other: &(usize, u64, u8, &Stored)| {
                 let same_log = other.0 == lineage(store);
                 // what only one copy of a log has was sent again after the other had lost it
@@ -186,12 +193,17 @@ impl Judge<'_> {
             }
         }
         places.sort_by_key(|(lineage, position, ..)| (*lineage, *position));
-        let Some(((.., store, first), rest)) = places.split_first().filter(|(_, rest)| !rest.is_empty()) else { return };
+        let Some(((.., store, first), rest)) = places.split_first().filter(|(_, rest)| !rest.is_empty())
+        else {
+            return;
+        };
         let is_other_body = rest.iter().any(|other| other.3.body_crc != first.body_crc);
         let is_same_birth = rest.iter().any(|other| other.3.born_ms == first.born_ms);
         let cause = match (is_other_body, is_same_birth) {
             (true, _) => "one id on different bodies: its producer gives ids twice",
-            (false, true) => "stored twice with one time of birth: made by the broker, or sent twice within a millisecond",
+            (false, true) => {
+                "stored twice with one time of birth: made by the broker, or sent twice within a millisecond"
+            }
             (false, false) => "sent again by its producer, which had no answer to the first",
         };
         let Some(store) = self.stores.get(usize::from(*store)) else { return };
@@ -199,7 +211,9 @@ impl Judge<'_> {
         key.topic = text(&first.topic);
         let list: Vec<String> = places
             .iter()
-            .map(|(.., stored)| format!("{} queue {} offset {}", text(&stored.topic), stored.queue, stored.offset))
+            .map(|(.., stored)| {
+                format!("{} queue {} offset {}", text(&stored.topic), stored.queue, stored.offset)
+            })
             .collect();
         self.findings.add(key.clone(), Some(story.id), None);
         self.findings.detail(&key, format!("{}: {}", text(story.id), list.join("; ")));
@@ -212,9 +226,12 @@ impl Judge<'_> {
                 if !self.lineages.are_copies(on, other.index) || story.has(other.index, &OfId::Gone) {
                     continue;
                 }
-                let mut there = story.records().filter(|(store, _)| *store == other.index).map(|(_, stored)| stored);
-                if there.any(|theirs| theirs.position == stored.position || theirs.role == stored.role && theirs.role == Role::Normal)
-                {
+                let mut there =
+                    story.records().filter(|(store, _)| *store == other.index).map(|(_, stored)| stored);
+                if there.any(|theirs| {
+                    theirs.position == stored.position
+                        || theirs.role == stored.role && theirs.role == Role::Normal
+                }) {
                     continue;
                 }
                 if let Some(key) = self.missing(on, stored, other) {
@@ -232,9 +249,14 @@ impl Judge<'_> {
         let (class, state, cause) = if stored.position < summary.min {
             return None; // retention: judged by the groups' offsets
         } else if is_apart && other.is_promoted {
-            ("not-replicated-at-failover", State::Confirmed, "the promoted copy wrote other records in their place")
+            (
+                "not-replicated-at-failover",
+                State::Confirmed,
+                "the promoted copy wrote other records in their place",
+            )
         } else if is_apart && is_newer {
-            let cause = "the other copy went its own way before them, and wrote later: it was made the master";
+            let cause =
+                "the other copy went its own way before them, and wrote later: it was made the master";
             ("not-replicated-at-failover", State::Suspected, cause)
         } else if is_apart {
             return None; // the older side of a parting: told from the other side
@@ -258,7 +280,8 @@ impl Judge<'_> {
             let OfId::Passed { passing, queue, offset } = row else { continue };
             let Some(passing) = self.watches.passings.get(*passing as usize) else { continue };
             let delivered = OfId::Delivered { group: passing.group.clone() };
-            let is_delivered = story.rows.iter().any(|(_, row)| *row == delivered || matches!(row, OfId::Processed { .. }));
+            let is_delivered =
+                story.rows.iter().any(|(_, row)| *row == delivered || matches!(row, OfId::Processed { .. }));
             if !is_delivered {
                 self.findings.add(passing.key.clone(), Some(story.id), Some((*queue, *offset)));
             }
@@ -329,17 +352,20 @@ impl Judge<'_> {
         let Some(store) = self.stores.get(usize::from(store)) else { return };
         let topic = text(&stored.topic);
         let topics = &self.lists.processed_topics;
-        let is_meant = if topics.is_empty() { is_sent || !self.lists.has_sent } else { topics.contains(&topic) };
+        let is_meant =
+            if topics.is_empty() { is_sent || !self.lists.has_sent } else { topics.contains(&topic) };
         let is_elsewhere = story.records().any(|(_, stored)| stored.role == Role::Dead);
         if !is_meant || is_elsewhere {
             return;
         }
         let committed = |(of, _): &(String, String)| *of == topic;
         let groups = store.offsets.iter().filter(|(key, _)| committed(key));
-        let passed_by = groups.filter(|(_, queues)| queues.get(&stored.queue).is_some_and(|at| *at > stored.offset));
+        let passed_by =
+            groups.filter(|(_, queues)| queues.get(&stored.queue).is_some_and(|at| *at > stored.offset));
         let mut passed_by = passed_by.map(|((_, group), _)| group.clone());
         let Some(group) = passed_by.next() else {
-            let cause = "stored, not processed, and no group's offset has passed them: still to come".to_owned();
+            let cause =
+                "stored, not processed, and no group's offset has passed them: still to come".to_owned();
             self.add(store.key("unprocessed", State::Note, false, cause), story, stored);
             return;
         };
