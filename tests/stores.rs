@@ -1,6 +1,9 @@
 //! Real stores with the truth beside them: what `inspect` finds in each must be what happened to it, id by id, and nothing more.
 //! The wanted ids are read from the truth's lines; see `fixtures/stores/README.md`.
 
+#[path = "stores/damage.rs"]
+mod damage;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};

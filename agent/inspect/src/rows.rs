@@ -3,6 +3,9 @@
 
 use crate::record::{u16_at, u32_at, u64_at};
 
+/// Topic, queue, queue offset.
+pub type Place<'a> = (&'a [u8], u32, u64);
+
 /// What a record is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -115,7 +118,7 @@ pub struct Stored {
 }
 
 /// Writes the row of a place into `out`, which is cleared first.
-pub fn put_place(out: &mut Vec<u8>, (topic, queue, offset): (&[u8], u32, u64), store: u8, what: &AtPlace) {
+pub fn put_place(out: &mut Vec<u8>, (topic, queue, offset): Place<'_>, store: u8, what: &AtPlace) {
     out.clear();
     out.extend_from_slice(cut(topic));
     out.push(0);
@@ -142,7 +145,7 @@ pub fn put_place(out: &mut Vec<u8>, (topic, queue, offset): (&[u8], u32, u64), s
 }
 
 /// Topic, queue, queue offset, store and what: as [`put_place`] wrote them.
-pub fn place(row: &[u8]) -> Option<((&[u8], u32, u64), u8, AtPlace)> {
+pub fn place(row: &[u8]) -> Option<(Place<'_>, u8, AtPlace)> {
     let (topic, rest) = key(row)?;
     let at = (topic, u32_at(rest, 0)?, u64_at(rest, 4)?);
     let rest = rest.get(12..)?;

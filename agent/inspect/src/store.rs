@@ -253,9 +253,8 @@ impl Store {
                     let is_plausible = range.take(unit, min, end);
                     let what = AtPlace::Unit { position: unit.position, is_plausible };
                     let at = (folder.topic.as_slice(), folder.queue, unit.index);
-                    rows.place(at, index, &what).map_err(|error| {
+                    rows.place(at, index, &what).inspect_err(|error| {
                         refused = Some(error.kind());
-                        error
                     })
                 });
                 walked.map_err(|error| {

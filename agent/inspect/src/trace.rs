@@ -10,12 +10,15 @@ pub const TRACE_TOPIC: &[u8] = b"RMQ_SYS_TRACE_TOPIC";
 const UNPACKED_LEN_MAX: u64 = 8 << 20;
 const COMPRESSED: i32 = 1;
 
+/// Takes group and message id of a delivery.
+pub type Each<'a, E> = dyn FnMut(&[u8], &[u8]) -> Result<(), E> + 'a;
+
 /// Gives group and message id of every delivery to `each`; false when the body could not be unpacked.
 pub fn deliveries<E>(
     body: &[u8],
     sys_flag: i32,
     unpacked: &mut Vec<u8>,
-    each: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), E>,
+    each: &mut Each<'_, E>,
 ) -> Result<bool, E> {
     unpacked.clear();
     let text = if sys_flag & COMPRESSED != 0 {

@@ -9,6 +9,7 @@ use ::inspect::{InspectError, Options, inspect};
 use anyhow::{Context, Result};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use std::io::Write;
 use std::path::PathBuf;
 
 /// Ids shown below one finding in a terminal; all that are named are in the JSON.
@@ -75,9 +76,14 @@ pub(crate) fn run(given: &InspectOptions) -> Result<u8> {
         }
         Err(error) => return Err(error.into()),
     };
-    match given.output {
-        Format::Json => println!("{}", serde_json::to_string_pretty(&report).context("report")?),
-        Format::Table => println!("{}", shown(&report)),
+    let text = match given.output {
+        Format::Json => serde_json::to_string_pretty(&report).context("report")?,
+        Format::Table => shown(&report),
+    };
+    // whoever reads only the beginning still gets the exit code
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(error).context("standard output"),
+        _ => {}
     }
     Ok(if report.has_losses() { crate::LOSSES_OPEN } else { 0 })
 }
