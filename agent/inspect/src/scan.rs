@@ -152,7 +152,12 @@ impl Walk {
             match record::head(bytes) {
                 Head::Blank => return Ok(()),
                 Head::Zero => {
-                    let to = self.zeros_until(source, at, len);
+                    let run = self.zeros_until(source, at, len);
+                    // the size of a record begins with zeros too
+                    let first = run.saturating_sub(3).max(at + 1);
+                    let found =
+                        (first..run).filter(|_| run < len).find(|to| self.is_record(source, base, *to));
+                    let to = found.unwrap_or(run);
                     self.suspect(base + at, base + to, Wrong::Zeroed, None);
                     at = to;
                 }
