@@ -416,7 +416,10 @@ fn lists_of_clients_name_what_was_never_stored_and_never_processed() -> Result<(
     Ok(())
 }
 
-fn tree(folder: &Path) -> Result<BTreeMap<PathBuf, (u64, SystemTime, Vec<u8>)>> {
+/// Length, time of the last change, and bytes by path.
+type Files = BTreeMap<PathBuf, (u64, SystemTime, Vec<u8>)>;
+
+fn tree(folder: &Path) -> Result<Files> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
