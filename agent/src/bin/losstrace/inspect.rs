@@ -82,7 +82,9 @@ pub(crate) fn run(given: &InspectOptions) -> Result<u8> {
     };
     // whoever reads only the beginning still gets the exit code
     match writeln!(std::io::stdout(), "{text}") {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(error).context("standard output"),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            return Err(error).context("standard output");
+        }
         _ => {}
     }
     Ok(if report.has_losses() { crate::LOSSES_OPEN } else { 0 })
