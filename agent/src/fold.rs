@@ -13,6 +13,7 @@ pub mod group;
 pub mod group_queue;
 pub mod marks;
 pub mod queue;
+pub mod receipts;
 pub mod recent;
 pub mod repeats;
 pub mod replication;

@@ -98,6 +98,16 @@ pub const STATES: [&str; 6] =
 pub const IN_FLIGHT: [&str; 4] = ["unflushed", "unanswered", "undelivered", "unacked"];
 /// Why a message was delivered again.
 pub const DUPLICATE_CAUSES: [&str; 5] = ["producer_retry", "lease_expired", "nack", "rewind", "rebalance"];
+/// What was true of a message when its send was answered.
+pub const DURABILITIES: [&str; 7] = [
+    "flushed",
+    "buffered",
+    "flush_disk_timeout",
+    "flush_slave_timeout",
+    "slave_not_available",
+    "replicated",
+    "one_way",
+];
 /// What a power cut of the broker, or a fail-over, would take now.
 pub const RISKS: [&str; 3] = ["unflushed", "unanswered_durability", "unreplicated"];
 /// Settings and situations that can lose messages; the API's closed set.
@@ -150,6 +160,7 @@ pub struct Metrics {
     dlq_write_failures: IntCounter,
     skipped: IntCounter,
     duplicates: IntCounterVec,
+    answers: IntCounterVec,
     retention_margin: GaugeVec,
     near_expiry: Gauge,
     detection_delay: Histogram,
@@ -233,6 +244,11 @@ impl Metrics {
                 .counter("losstrace_dlq_write_failures_total", "Dead letters that could not be stored.")?,
             skipped: of
                 .counter("losstrace_messages_skipped_total", "Messages passed by an offset reset, not delivered.")?,
+            answers: of.counters(
+                "losstrace_answers_total",
+                "Sends answered, by what was true of the message then.",
+                &["durability"],
+            )?,
             duplicates: of
                 .counters("losstrace_duplicates_total", "Messages delivered or stored again, by cause.", &["cause"])?,
             retention_margin: of.float_gauges(
@@ -305,6 +321,7 @@ impl Metrics {
             (&self.messages, &STAGES[..]),
             (&self.lost, &LOSSES[..]),
             (&self.duplicates, &DUPLICATE_CAUSES[..]),
+            (&self.answers, &DURABILITIES[..]),
         ] {
             for label in labels {
                 family.with_label_values(&[label]);
@@ -331,6 +348,7 @@ impl Metrics {
         raise_all(&self.messages, &STAGES, &observed.messages);
         raise_all(&self.lost, &LOSSES, &observed.lost);
         raise_all(&self.duplicates, &DUPLICATE_CAUSES, &observed.duplicates);
+        raise_all(&self.answers, &DURABILITIES, &observed.answers);
         for (verdict, state, count) in &observed.verdicts {
             assert!(VERDICTS.contains(verdict) && STATES.contains(state), "verdict {verdict} {state}");
             raise(&self.verdicts.with_label_values(&[*verdict, *state]), *count);

@@ -25,8 +25,9 @@ use store::disk::{Disk, OpenMode};
 use store::disk_sim::SimDisk;
 use store::index::{IndexConfig, KeyIndex, key_hash};
 use store::journal::{Journal, JournalConfig};
-use wire::message::{BatchItem, records};
+use wire::message::{BatchItem, RecordVersion, StoredMessage, body_crc, records};
 use wire::properties::Properties;
+use wire::sys_flag::SysFlag;
 
 use crate::decoders::{RUN, SEGMENT_BYTES};
 
@@ -55,6 +56,7 @@ pub(crate) fn encoded() -> Vec<Seed> {
     seeds.extend(journals());
     seeds.extend(stores());
     seeds.extend(agents());
+    seeds.extend(inspected());
     seeds
 }
 
@@ -481,6 +483,45 @@ fn stores() -> Vec<Seed> {
         seed("consume-queue-file", "five-units", units),
         seed("key-index-run", "forty-entries", run),
         seed("checkpoint-slots", "two-generations", slots),
+    ]
+}
+
+/// Stores of another broker, as `inspect` meets them: two records and half a third, a queue, offsets with bare numbers as names.
+fn inspected() -> Vec<Seed> {
+    let mut log = Vec::new();
+    for (n, body) in [&b"one"[..], b"two", b"three"].into_iter().enumerate() {
+        let host = std::net::SocketAddr::from(([127, 0, 0, 1], 10911));
+        let message = StoredMessage {
+            version: RecordVersion::V1,
+            body_crc: body_crc(body),
+            queue_id: 0,
+            flag: 0,
+            queue_offset: n as u64,
+            commitlog_offset: log.len() as u64,
+            sys_flag: SysFlag(0),
+            born_timestamp_ms: 1_800_000_000_000,
+            born_host: host,
+            store_timestamp_ms: 1_800_000_000_001,
+            store_host: host,
+            reconsume_times: 0,
+            prepared_transaction_offset: 0,
+            body,
+            topic: "Orders",
+            properties: Properties("UNIQ_KEY\u{1}7F00000148AD4E0E2F2A70A6952F00DE\u{2}TAGS\u{1}TagA"),
+        };
+        message.encode(&mut log).expect("a small record");
+    }
+    log.truncate(log.len() - 40);
+    log.resize(log.len() + 100, 0);
+    let unit =
+        |n: u64| [(n * 160).to_be_bytes().as_slice(), &160_u32.to_be_bytes(), &n.to_be_bytes()].concat();
+    let queue: Vec<u8> = (0..3).flat_map(unit).chain([0; 40]).collect();
+    let offsets =
+        "{\n\t\"offsetTable\":{\n\t\t\"Orders@g\":{0:57,1:55\n\t\t},\"%RETRY%g@g\":{0:0\n\t\t}\n\t}\n}";
+    vec![
+        seed("inspected-log", "torn-third", log),
+        seed("inspected-queue", "three-units", queue),
+        seed("inspected-offsets", "bare-numbers", offsets),
     ]
 }
 

@@ -4,23 +4,25 @@
 use crate::tree::{Tree, paths_into};
 
 /// The workspace's crates, each with those it may depend on.
-const CRATES: [(&str, &str, &[&str]); 6] = [
+const CRATES: [(&str, &str, &[&str]); 7] = [
     ("lifecycle", "broker/lifecycle", &[]),
     ("wire", "broker/wire", &["lifecycle"]),
     ("store", "broker/store", &["lifecycle", "wire"]),
     ("broker", "broker", &["lifecycle", "wire", "store"]),
+    // Reads stores it did not write: it shares the words of the wire and of the contract, and no code that writes stores.
+    ("inspect", "agent/inspect", &["lifecycle", "wire"]),
     // The library uses lifecycle and parts of store; what only its binary may use is checked by path below.
-    ("agent", "agent", &["lifecycle", "wire", "store", "broker"]),
+    ("agent", "agent", &["lifecycle", "wire", "store", "broker", "inspect"]),
     ("tests", "tests", &[]),
 ];
 
-/// No runtime, no sockets, no disk below the broker: these crates are pure or handed their disk.
-const NO_RUNTIME: [&str; 3] = ["lifecycle", "wire", "store"];
+/// No runtime, no sockets: these crates are pure, handed their disk, or (`inspect`) read files through one door.
+const NO_RUNTIME: [&str; 4] = ["lifecycle", "wire", "store", "inspect"];
 const RUNTIME_CRATES: [&str; 6] = ["tokio", "axum", "tonic", "socket2", "ureq", "sled"];
 
 /// Of these crates, code in this folder may name only these modules; an empty list bans the crate.
 /// The binary, `agent/src/bin`, is free.
-const CRATE_PATHS: [(&str, &str, &[&str]); 8] = [
+const CRATE_PATHS: [(&str, &str, &[&str]); 9] = [
     ("broker/lifecycle/", "wire", &[]),
     ("broker/lifecycle/", "store", &[]),
     ("broker/lifecycle/", "broker", &[]),
@@ -28,18 +30,22 @@ const CRATE_PATHS: [(&str, &str, &[&str]); 8] = [
     ("broker/store/", "wire", &["message"]),
     ("agent/src/", "broker", &[]),
     ("agent/src/", "wire", &[]),
+    ("agent/src/", "inspect", &[]),
     ("agent/src/", "store", &["disk", "segment", "journal", "error"]),
 ];
 const AGENT_BINARY: &str = "agent/src/bin/";
 
 /// Within a crate: code in this module may not name these modules of its own crate.
-const MODULE_PATHS: [(&str, &[&str]); 11] = [
+const MODULE_PATHS: [(&str, &[&str]); 14] = [
     ("agent/src/fold", &["judge", "ledger", "ingest", "report", "http", "run", "metrics"]),
     ("agent/src/judge", &["ledger", "ingest", "report", "http", "run", "metrics"]),
     // The evidence log is one more source of frames, so it speaks of them as ingest does; never the other way round.
     ("agent/src/ledger", &["report", "http", "run"]),
     ("agent/src/ingest", &["ledger", "report", "http"]),
     ("agent/src/report", &["ingest", "http", "run"]),
+    ("agent/inspect/src/record", &["files", "store", "findings"]),
+    ("agent/inspect/src/scan", &["files", "store", "findings"]),
+    ("agent/inspect/src/queue", &["files", "store", "findings"]),
     ("broker/src/trace", &["api", "remoting", "grpc", "http"]),
     ("broker/src/state", &["remoting", "grpc", "http"]),
     ("broker/src/api", &["remoting", "grpc", "http"]),
@@ -53,7 +59,15 @@ const DOORS: [(&str, &[&str], &[&str]); 3] = [
     (
         "files",
         &["std::fs", "tokio::fs", "rustix::fs", "OpenOptions::"],
-        &["broker/store/src/disk_os", "broker/store/src/disk_undo", "agent/src/ledger/sled", AGENT_BINARY],
+        &[
+            "broker/store/src/disk_os",
+            "broker/store/src/disk_undo",
+            "agent/src/ledger/sled",
+            "agent/inspect/src/files",
+            "agent/inspect/src/spill",
+            "agent/inspect/examples/",
+            AGENT_BINARY,
+        ],
     ),
     (
         "sockets",
@@ -72,7 +86,7 @@ const DOORS: [(&str, &[&str], &[&str]); 3] = [
             AGENT_BINARY,
         ],
     ),
-    ("the environment", &["std::env", "env::var"], &[AGENT_BINARY]),
+    ("the environment", &["std::env", "env::var"], &[AGENT_BINARY, "agent/inspect/examples/"]),
 ];
 
 pub(crate) fn crate_dependencies(tree: &Tree) -> Vec<String> {
@@ -135,7 +149,8 @@ pub(crate) fn module_uses(tree: &Tree) -> Vec<String> {
 
 pub(crate) fn operating_system(tree: &Tree) -> Vec<String> {
     let mut violations = Vec::new();
-    let sources = ["agent/src/", "broker/"].into_iter().flat_map(|folder| tree.code(folder));
+    let sources =
+        ["agent/src/", "agent/inspect/", "broker/"].into_iter().flat_map(|folder| tree.code(folder));
     for (path, code) in sources.filter(|(path, _)| !path.ends_with("/build.rs")) {
         // `use std::{fs, io}` is the same as `use std::fs`.
         let grouped: Vec<String> =
@@ -176,10 +191,11 @@ mod tests {
             ("broker/store/Cargo.toml", "[build-dependencies]\nbroker.workspace = true\n"),
             ("broker/Cargo.toml", "[dev-dependencies]\nagent.workspace = true\n"),
             ("agent/Cargo.toml", "[dependencies]\nbroker.workspace = true\n"),
+            ("agent/inspect/Cargo.toml", "[dependencies]\nstore.workspace = true\n"),
             ("tests/Cargo.toml", ""),
         ]);
         let found = crate_dependencies(&tree);
-        assert_eq!(found.len(), 3, "{found:?}");
+        assert_eq!(found.len(), 4, "{found:?}");
     }
 
     #[test]

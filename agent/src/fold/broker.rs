@@ -13,6 +13,7 @@ use crate::fold::group::GroupBooks;
 use crate::fold::group_queue::ended::{ENDED_RUNS_MAX, ENDED_RUNS_MIN, ENDED_RUNS_TOTAL};
 use crate::fold::group_queue::{Bounds, Change};
 use crate::fold::queue::Queue;
+use crate::fold::receipts::Receipts;
 use crate::fold::recent::RecentNames;
 use crate::fold::repeats::Repeats;
 use crate::fold::replication::Replication;
@@ -189,6 +190,8 @@ pub struct BrokerBooks {
     pub timers: Timers,
     /// Counts for metrics.
     pub totals: Totals,
+    /// How sends were answered.
+    pub receipts: Receipts,
     /// The store book.
     pub store: StoreBook,
     /// Missing frames.

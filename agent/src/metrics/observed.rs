@@ -38,6 +38,8 @@ pub struct Observed {
     pub skipped: u64,
     /// By [`DUPLICATE_CAUSES`](super::DUPLICATE_CAUSES).
     pub duplicates: ByLabel,
+    /// By [`DURABILITIES`](super::DURABILITIES).
+    pub answers: ByLabel,
     /// Topic, group, seconds until retention takes the oldest unread message.
     pub retention_margins: Vec<(String, String, f64)>,
     /// A margin below this is near its end.

@@ -72,6 +72,7 @@ fn the_closed_sets_are_those_of_books_and_judge() {
     assert_eq!(names(&shown.messages), STAGES);
     assert_eq!(names(&shown.in_flight), IN_FLIGHT);
     assert_eq!(names(&shown.duplicates), DUPLICATE_CAUSES);
+    assert_eq!(names(&shown.answers), DURABILITIES);
     assert_eq!(names(&shown.exposed), RISKS);
     assert_eq!(names(&shown.findings), FINDINGS);
 }
@@ -90,6 +91,7 @@ fn every_series_of_a_closed_set_is_there_before_anything_happened() {
     }
     wanted.extend(LOSSES.map(|verdict| format!("losstrace_messages_lost_total{{verdict=\"{verdict}\"}}")));
     wanted.extend(IN_FLIGHT.map(|stage| format!("losstrace_in_flight_messages{{stage=\"{stage}\"}}")));
+    wanted.extend(DURABILITIES.map(|class| format!("losstrace_answers_total{{durability=\"{class}\"}}")));
     wanted.extend(DUPLICATE_CAUSES.map(|cause| format!("losstrace_duplicates_total{{cause=\"{cause}\"}}")));
     wanted.extend(RISKS.map(|risk| format!("losstrace_exposed_messages{{risk=\"{risk}\"}}")));
     wanted.extend(FINDINGS.map(|finding| format!("losstrace_exposure_findings{{finding=\"{finding}\"}}")));

@@ -6,6 +6,7 @@ use super::views::ExposureReport;
 use crate::fold::Books;
 use crate::fold::class::Class;
 use crate::fold::group_queue::Redelivery;
+use crate::fold::receipts;
 use crate::judge::Judge;
 use crate::judge::verdict::VerdictState;
 use lifecycle::identity::TopicIncarnation;
@@ -45,6 +46,9 @@ pub struct Numbers {
     pub skipped: u64,
     /// By cause.
     pub duplicates: ByLabel,
+    /// Sends by how they were answered: `flushed`, `buffered`, `flush_disk_timeout`, `flush_slave_timeout`, `slave_not_available`,
+    /// `replicated`, `one_way`.
+    pub answers: ByLabel,
     /// Topic, group, seconds until retention takes the oldest unread message; least first.
     pub retention_margins: Vec<(String, String, f64)>,
     /// A margin below this is near the end.
@@ -105,6 +109,7 @@ pub fn numbers(books: &Books, judge: &Judge, now_wall_ms: u64) -> Numbers {
         dlq_write_failures: totals.dlq_write_failures,
         dlq_messages: dead_letters(books),
         skipped: totals.skipped,
+        answers: answers(books),
         duplicates: vec![
             ("producer_retry", confirmed(Class::Duplicate)),
             ("lease_expired", redelivered(Redelivery::LeaseExpired)),
@@ -121,6 +126,16 @@ pub fn numbers(books: &Books, judge: &Judge, now_wall_ms: u64) -> Numbers {
         ],
         findings: findings(&exposed),
     }
+}
+
+fn answers(books: &Books) -> ByLabel {
+    let mut all = receipts::CLASSES.map(|class| (receipts::label(class), 0));
+    for broker in books.brokers.values() {
+        for ((_, sum), count) in all.iter_mut().zip(broker.receipts.total()) {
+            *sum += count;
+        }
+    }
+    all.to_vec()
 }
 
 fn topics(books: &Books) -> Vec<(String, u64)> {

@@ -11,6 +11,7 @@ use crate::fold::group_queue::GroupQueue;
 use crate::fold::marks::State;
 use crate::judge::Judge;
 use crate::judge::verdict::{Verdict, VerdictSpan, VerdictState};
+use lifecycle::fact::AnswerClass;
 use lifecycle::identity::{MessageIdentity, Name};
 
 /// What is asked, and what the sources said about it.
@@ -86,11 +87,41 @@ fn answered(broker: &BrokerBooks, at: MessageIdentity, is_at_risk: bool) -> Stag
     if ordinal.is_some_and(|ordinal| ordinal >= broker.answered_end) {
         return stage("answered", "not yet", None, "the answer was not decided yet".to_owned());
     }
-    if is_at_risk {
-        let text = "answered with less than the promised durability".to_owned();
-        return stage("answered", "yes", None, text);
+    let text = if is_at_risk {
+        "answered with less than the promised durability".to_owned()
+    } else {
+        format!(
+            "the answer was decided; that it arrived is never claimed{}",
+            receipt(broker, at.epoch_number)
+        )
+    };
+    stage("answered", "yes", None, text)
+}
+
+/// What was true of a message of this epoch when its send was answered; where not all were answered alike, how many were how.
+fn receipt(broker: &BrokerBooks, epoch: u64) -> String {
+    let answers: Vec<_> = broker.receipts.of(epoch).collect();
+    match answers.as_slice() {
+        [] => String::new(),
+        [(class, _)] => format!("; at that time it was {}, as every send of epoch {epoch}", then(*class)),
+        several => {
+            let each = several.iter().map(|(class, count)| format!("{count} {}", then(*class)));
+            let each: Vec<String> = each.collect();
+            format!("; of the sends of epoch {epoch}, at that time were: {}", each.join(", "))
+        }
     }
-    stage("answered", "yes", None, "the answer was decided; that it arrived is never claimed".to_owned())
+}
+
+fn then(class: AnswerClass) -> &'static str {
+    match class {
+        AnswerClass::Flushed => "on this broker's disk",
+        AnswerClass::Buffered => "in the operating system's memory only",
+        AnswerClass::FlushDiskTimeout => "not on disk in time",
+        AnswerClass::FlushSlaveTimeout => "not with enough replicas in time",
+        AnswerClass::SlaveNotAvailable => "without a replica in reach",
+        AnswerClass::Replicated => "with as many members as promised",
+        AnswerClass::OneWay => "one-way, and not answered",
+    }
 }
 
 fn with_epoch(broker: &BrokerBooks, at: MessageIdentity) -> MessageIdentity {

@@ -3,6 +3,9 @@
 //!
 //! Each returns whether it understood the bytes. Where a decoder has an encoder, what was decoded must survive it.
 
+#[path = "inspected.rs"]
+mod inspected;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -35,7 +38,7 @@ use wire::properties::{Properties, PropertiesBuf};
 pub(crate) type Decoder = fn(&[u8]) -> bool;
 
 /// All of them.
-pub(crate) const ALL: [(&str, Decoder); 30] = [
+pub(crate) const ALL: [(&str, Decoder); 33] = [
     ("remoting-frames", remoting_frames),
     ("remoting-json-header", remoting_json_header),
     ("remoting-binary-header", remoting_binary_header),
@@ -66,6 +69,9 @@ pub(crate) const ALL: [(&str, Decoder); 30] = [
     ("ledger-rows", ledger_rows),
     ("sent-report", sent_report),
     ("configuration", configuration),
+    ("inspected-log", inspected::log),
+    ("inspected-queue", inspected::queue),
+    ("inspected-offsets", inspected::offsets),
 ];
 
 /// The run that seeds are written in.

@@ -64,6 +64,8 @@ pub(crate) enum Command {
     },
     /// Generates load on a broker, and measures what each message costs it
     Bench(Box<crate::bench::options::BenchOptions>),
+    /// Looks at copies of RocketMQ store folders, reads only, and names what is lost, torn, missing on a copy or expired unread
+    Inspect(Box<crate::inspect::InspectOptions>),
     #[command(flatten)]
     Query(Question),
 }

@@ -12,6 +12,7 @@ mod cli;
 mod config;
 mod demo;
 mod doctor;
+mod inspect;
 mod promote;
 mod query;
 mod recover;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         Command::Promote { server } => promote::run(&settings, server.as_deref()).map(|()| 0),
         Command::Demo { keep } => demo::run(keep).map(|()| 0),
         Command::Bench(options) => bench::run(&options, &cli.common).map(|()| 0),
+        Command::Inspect(options) => inspect::run(&options),
         Command::Query(question) => query::run(&settings, &question),
     };
     match result {

@@ -264,6 +264,7 @@ impl BrokerBooks {
     pub(super) fn answered(&mut self, from_ordinal: u64, count: u64, class: AnswerClass) {
         let to = from_ordinal.saturating_add(count);
         self.totals.answered += count;
+        self.receipts.note(self.epoch, class, count);
         self.answered_end = self.answered_end.max(to);
         match class {
             AnswerClass::FlushDiskTimeout => {

@@ -9,6 +9,7 @@ use crate::fold::group_queue::GroupQueue;
 use crate::fold::group_queue::ended::Ended;
 use crate::fold::marks::{Marks, WINDOW};
 use crate::fold::queue::Queue;
+use crate::fold::receipts::Receipts;
 use crate::fold::slots::Slots;
 use crate::fold::timers::{TIMER_WINDOW, Timer};
 use crate::fold::unflushed::{Unflushed, UnflushedQueue};
@@ -111,6 +112,7 @@ impl BrokerBooks {
         (self.store.stored, (self.store.flushed, self.store.lost)).put(out);
         (self.unflushed.unnamed, (self.unflushed.first_number, self.unheard_to.0)).put(out);
         self.totals.put(out);
+        self.receipts.parts().put(out);
         self.at_risk.put(out);
         self.above_flush.iter().copied().collect::<Vec<_>>().put(out);
         self.epochs.put(out);
@@ -134,6 +136,7 @@ impl BrokerBooks {
         (self.unflushed.unnamed, (self.unflushed.first_number, unheard_to)) = Row::get(row)?;
         self.unheard_to = LogPosition(unheard_to);
         self.totals = Row::get(row)?;
+        self.receipts = Receipts::of_parts(Row::get(row)?).ok_or(RowError::Malformed("receipts"))?;
         self.at_risk = Row::get(row)?;
         self.above_flush = Vec::get(row)?.into();
         self.epochs = Vec::<EpochStarted>::get(row)?;
