@@ -453,4 +453,6 @@ impl Window {
 }
 
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
