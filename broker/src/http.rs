@@ -1,5 +1,6 @@
-//! Owns what machines ask of the broker over HTTP: metrics, health, its part in the replica group; and the one thing that is told to
-//! it here: to become master, and to store again what a fail-over took. Answers come from the core between two turns; a core that does not answer in time is not ready.
+//! Owns what machines ask of the broker over HTTP: metrics, health, its part in the replica group; and what is told to it here: to
+//! become master, and to store again what a fail-over took. Answers come from the core between two turns; a core that does not answer
+//! in time is not ready.
 
 use crate::api::{Answer, Query, QueryAnswer, Refusal, Reinjected, ReplyFn, Request};
 use crate::core::Core;
@@ -7,8 +8,8 @@ use crate::handle::CoreHandle;
 use crate::metrics::{Metrics, MetricsError, Observed};
 use crate::remoting::RemotingStats;
 use crate::replication::mastership::Change;
-use axum::extract::State;
-use axum::extract::{DefaultBodyLimit, Query as Params};
+use axum::body::Body;
+use axum::extract::{Query as Params, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -24,6 +25,8 @@ use tokio_util::sync::CancellationToken;
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// What is stored again is answered when it is as durable as promised; a replica that is slow has so long.
 const REINJECT_ANSWER_MAX: Duration = Duration::from_secs(20);
+/// A body that takes longer keeps others from theirs.
+const REINJECT_BODY_TIME: Duration = Duration::from_secs(10);
 /// Largest body of a request to store messages again: more than one message of any size.
 pub const REINJECT_BODY_MAX: usize = 16 << 20;
 /// Most scrapes at the same time; each one is a question to the core.
@@ -123,7 +126,7 @@ pub async fn serve(
         .route("/readyz", get(readyz))
         .route("/role", get(role))
         .route("/promote", post(promote))
-        .route("/reinject", post(reinject).layer(DefaultBodyLimit::max(REINJECT_BODY_MAX)))
+        .route("/reinject", post(reinject))
         .with_state(door);
     let server = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let grace = async {
@@ -189,13 +192,20 @@ struct ReinjectParams {
 }
 
 /// `POST /reinject`: messages of a log that lost are stored here, those that are not here already. The body is a part of a survivor file;
-/// the answer, one outcome a message. 400: the body is damaged, or of another replica group. 503: not now (a SLAVE, a full disk).
+/// the answer, one outcome a message. 400: the body is damaged, or of another replica group. 413: it is too large, or too slow. 503: not
+/// now (a SLAVE, a full disk, another one under way).
 async fn reinject(
     State(door): State<Arc<Door>>,
     Params(params): Params<ReinjectParams>,
-    body: axum::body::Bytes,
+    body: Body,
 ) -> Result<Response, NotReady> {
+    // before the body is read: it is what must not be in memory many times
     let _permit = door.reinjections.try_acquire().map_err(|_| NotReady::Busy)?;
+    let reading = tokio::time::timeout(REINJECT_BODY_TIME, axum::body::to_bytes(body, REINJECT_BODY_MAX));
+    let Ok(Ok(body)) = reading.await else {
+        let text = format!("the body is over {REINJECT_BODY_MAX} bytes, or does not come\n");
+        return Ok((StatusCode::PAYLOAD_TOO_LARGE, text).into_response());
+    };
     let request = match crate::survivors::received(&body, params.dry_run) {
         Ok(request) => request,
         Err(error) => return Ok((StatusCode::BAD_REQUEST, format!("{error}\n")).into_response()),
@@ -308,6 +318,14 @@ mod tests {
         assert!(ask(address, "/role").await.contains(r#""role":"ASYNC_MASTER","is_master":true,"epoch":1"#));
         assert!(ask_by("POST", address, "/promote").await.starts_with("HTTP/1.1 409"));
         assert!(changed.try_recv().is_err(), "a master is not promoted");
+        assert!(
+            ask_by("POST", address, "/reinject?dry_run=true").await.starts_with("HTTP/1.1 400"),
+            "no body"
+        );
+        assert!(
+            ask_by("POST", address, "/reinject?dry=true").await.starts_with("HTTP/1.1 400"),
+            "unknown word"
+        );
         assert!(ask(address, "/healthz").await.starts_with("HTTP/1.1 200"));
         assert!(ask(address, "/readyz").await.ends_with("ready\n"));
         assert!(ask(address, "/nothing").await.starts_with("HTTP/1.1 404"));

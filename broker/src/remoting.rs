@@ -84,7 +84,7 @@ pub struct Limits {
     pub max_connections: usize,
     /// A connection with more unsent bytes is not read.
     pub outbox_high_bytes: usize,
-    /// A connection with more unsent bytes is closed.
+    /// A connection with more unsent bytes is closed, and what it had not read is dropped at once.
     pub outbox_max_bytes: usize,
     /// A connection with more bytes of unanswered requests is not read.
     pub in_flight_max_bytes: usize,

@@ -82,7 +82,8 @@ struct CopyMade {
 /// The frames of one cut.
 #[derive(Debug, Default)]
 struct History {
-    runs: BTreeSet<Incarnation>,
+    /// What each run stored, of what was cut: a later run may have stored others at the same offsets in another history.
+    stored: HashMap<(Incarnation, QueueKey), Ranges>,
     has_holes: bool,
     groups: BTreeMap<Name, HashMap<QueueKey, Dealings>>,
     copies: HashMap<Place, Vec<CopyMade>>,
@@ -102,9 +103,13 @@ impl Told {
         Ok(Told { histories })
     }
 
-    /// Who had consumed the message that `run` stored there.
+    /// Who had consumed the message that `run` stored there. Not known where its storing is not told: then what came of it may stand in
+    /// frames that were not cut, or are gone.
     pub fn consumed(&self, run: Incarnation, queue: QueueKey, offset: u64) -> Consumed {
-        let mut told = self.histories.iter().filter(|history| history.runs.contains(&run)).peekable();
+        let stored = |history: &&History| {
+            history.stored.get(&(run, queue)).is_some_and(|offsets| offsets.contains(offset))
+        };
+        let mut told = self.histories.iter().filter(stored).peekable();
         if told.peek().is_none() {
             return Consumed::NotKnown;
         }
@@ -142,8 +147,8 @@ impl History {
                     history.has_holes |= frame.is_none();
                     reads = frame.is_some();
                     if is_cut {
-                        history.runs.insert(position.incarnation);
-                        frame.iter().flat_map(|frame| &frame.facts).for_each(|fact| history.apply(fact));
+                        let facts = frame.iter().flat_map(|frame| &frame.facts);
+                        facts.for_each(|fact| history.apply(position.incarnation, fact));
                     }
                     is_cut |= position == behind;
                 }
@@ -156,7 +161,7 @@ impl History {
         Ok(history)
     }
 
-    fn apply(&mut self, fact: &Fact) {
+    fn apply(&mut self, run: Incarnation, fact: &Fact) {
         match fact {
             Fact::Delivered { group, queue, ranges, .. } => {
                 self.dealings(group, *queue).delivered.union(ranges);
@@ -165,7 +170,16 @@ impl History {
             Fact::OffsetMoved { group, queue, from, to, reason: MoveReason::Commit, .. } if from < to => {
                 self.dealings(group, *queue).passed.insert(*from, *to);
             }
+            Fact::Recovered(recovered) => {
+                for (queue, _, end) in &recovered.queues {
+                    self.forget_above(*queue, *end);
+                }
+            }
             Fact::Stored(stored) => {
+                for row in &stored.runs {
+                    let offsets = self.stored.entry((run, row.queue)).or_default();
+                    offsets.insert(row.queue_offset, row.queue_offset + row.count);
+                }
                 let places = stored
                     .runs
                     .iter()
@@ -180,6 +194,20 @@ impl History {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// A recovery found the queue to end here: what is said of offsets above was of messages that are gone.
+    fn forget_above(&mut self, queue: QueueKey, end: u64) {
+        let cut = |offsets: &mut Ranges| *offsets = offsets.within(0, end);
+        self.stored.iter_mut().filter(|((_, of), _)| *of == queue).for_each(|(_, offsets)| cut(offsets));
+        for Dealings { delivered, passed, acked } in
+            self.groups.values_mut().filter_map(|queues| queues.get_mut(&queue))
+        {
+            [delivered, passed, acked].into_iter().for_each(cut);
+        }
+        for copies in self.copies.values_mut() {
+            copies.retain(|copy| copy.at.0 != queue || copy.at.1 < end);
         }
     }
 

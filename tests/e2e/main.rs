@@ -11,6 +11,7 @@ mod exposition;
 mod failover;
 mod grpc;
 mod harness;
+mod inspect;
 mod load;
 mod power_cut;
 mod remoting;

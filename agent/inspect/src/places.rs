@@ -71,7 +71,7 @@ impl Judge<'_> {
         let mut key: Vec<u8> = Vec::new();
         let mut group: Vec<(u8, AtPlace)> = Vec::new();
         places.drain(&mut |row| {
-            let Some(((topic, queue, offset), store, what)) = rows::place(row) else { return Ok(()) };
+            let Some(((topic, ..), store, what)) = rows::place(row) else { return Ok(()) };
             let key_len = topic.len() + 1 + 4 + 8;
             if row.get(..key_len) != Some(key.as_slice()) {
                 self.group(&key, &group)?;
@@ -79,7 +79,6 @@ impl Judge<'_> {
                 key.clear();
                 key.extend_from_slice(row.get(..key_len).unwrap_or_default());
             }
-            let _ = (queue, offset);
             if group.len() < ROWS_MAX {
                 group.push((store, what));
             }

@@ -98,29 +98,29 @@ fn answered(broker: &BrokerBooks, at: MessageIdentity, is_at_risk: bool) -> Stag
     stage("answered", "yes", None, text)
 }
 
-/// What was true of a message of this epoch when its send was answered; where not all were answered alike, how many were how.
+/// What was true of messages of this epoch when their sends were answered, as far as that was heard.
 fn receipt(broker: &BrokerBooks, epoch: u64) -> String {
     let answers: Vec<_> = broker.receipts.of(epoch).collect();
     match answers.as_slice() {
         [] => String::new(),
-        [(class, _)] => format!("; at that time it was {}, as every send of epoch {epoch}", then(*class)),
+        [(class, _)] => format!("; every answer of epoch {epoch} that was heard of: {}", then(*class)),
         several => {
             let each = several.iter().map(|(class, count)| format!("{count} {}", then(*class)));
             let each: Vec<String> = each.collect();
-            format!("; of the sends of epoch {epoch}, at that time were: {}", each.join(", "))
+            format!("; answers of epoch {epoch} that were heard of: {}", each.join(", "))
         }
     }
 }
 
 fn then(class: AnswerClass) -> &'static str {
     match class {
-        AnswerClass::Flushed => "on this broker's disk",
-        AnswerClass::Buffered => "in the operating system's memory only",
-        AnswerClass::FlushDiskTimeout => "not on disk in time",
-        AnswerClass::FlushSlaveTimeout => "not with enough replicas in time",
-        AnswerClass::SlaveNotAvailable => "without a replica in reach",
-        AnswerClass::Replicated => "with as many members as promised",
-        AnswerClass::OneWay => "one-way, and not answered",
+        AnswerClass::Flushed => "when it was on this broker's disk",
+        AnswerClass::Buffered => "when it was in the operating system's memory only",
+        AnswerClass::FlushDiskTimeout => "when it was not on disk in time",
+        AnswerClass::FlushSlaveTimeout => "when it was not with enough replicas in time",
+        AnswerClass::SlaveNotAvailable => "when no replica was in reach",
+        AnswerClass::Replicated => "when as many members had it as promised",
+        AnswerClass::OneWay => "none, since its producer waits for none",
     }
 }
 

@@ -14,7 +14,7 @@ use store::commit_log::survivor::SurvivingRecord;
 use wire::message::StoredMessage;
 use wire::properties::{self, PropertiesBuf};
 
-/// Pieces in which the state may keep what was sent again; neighbours in a queue are one.
+/// Pieces in which the state may keep what was sent again, before the last request; neighbours in a queue are one.
 const RE_DRIVEN_RUNS_MAX: usize = 65_536;
 
 /// One record's way.
@@ -71,6 +71,11 @@ impl Core {
             return Err(Refusal::BadParameter(format!("a request carries at most {REINJECT_MAX} messages")));
         }
         self.check_writable()?;
+        if self.state.re_driven_runs() >= RE_DRIVEN_RUNS_MAX {
+            return Err(Refusal::NotAvailable(format!(
+                "{RE_DRIVEN_RUNS_MAX} pieces of queues were sent again: no more can be remembered"
+            )));
+        }
         let rising = |pair: &[SurvivingRecord]| matches!(pair, [a, b] if a.position < b.position);
         if !request.records.windows(2).all(rising) {
             return Err(Refusal::BadParameter("messages are not in the order of their log".into()));
@@ -109,11 +114,6 @@ impl Core {
         };
         if self.state.is_re_driven(parent) {
             return over(Reinjected::AlreadyStored);
-        }
-        if self.state.re_driven_runs() >= RE_DRIVEN_RUNS_MAX {
-            return Err(Refusal::NotAvailable(format!(
-                "{RE_DRIVEN_RUNS_MAX} pieces of queues were sent again: no more can be remembered"
-            )));
         }
         let waits = message.topic == SCHEDULE_TOPIC;
         let name = if waits { message.properties.get(properties::REAL_TOPIC) } else { Some(message.topic) };

@@ -23,6 +23,8 @@ pub(super) struct Outbox {
     pub(super) stats: Arc<RemotingStats>,
     unsent: Arc<Unsent>,
     inner: Mutex<Inner>,
+    /// More than so many bytes wait for nobody.
+    max_bytes: usize,
     changed: Notify,
     /// Numbers the requests we make on this connection.
     opaque: AtomicI32,
@@ -48,6 +50,8 @@ struct Inner {
     /// The socket takes no more for now; the session waits for it.
     is_blocked: bool,
     is_broken: bool,
+    /// More waited than may: what waited is dropped, and nothing is taken any more.
+    is_overfull: bool,
     is_closed: bool,
     /// The session waits for any change.
     is_watched: bool,
@@ -68,6 +72,8 @@ pub(super) struct Standing {
     pub(super) is_blocked: bool,
     /// Writing failed.
     pub(super) is_broken: bool,
+    /// More waited than may, and was dropped.
+    pub(super) is_overfull: bool,
 }
 
 impl Unsent {
@@ -95,9 +101,10 @@ impl Unsent {
 }
 
 impl Outbox {
-    pub(super) fn new(unsent: Arc<Unsent>, stats: Arc<RemotingStats>) -> Outbox {
+    /// Of a connection for which at most `max_bytes` wait.
+    pub(super) fn new(unsent: Arc<Unsent>, stats: Arc<RemotingStats>, max_bytes: usize) -> Outbox {
         let (inner, changed, opaque) = Default::default();
-        Outbox { stats, unsent, inner, changed, opaque }
+        Outbox { stats, unsent, inner, max_bytes, changed, opaque }
     }
 
     /// Where to write to.
@@ -146,10 +153,16 @@ impl Outbox {
     /// Appends what `encode` appends; false when the connection is gone.
     pub(super) fn put_with(self: &Arc<Self>, encode: impl FnOnce(&mut Vec<u8>)) -> bool {
         let mut inner = self.lock();
-        if inner.is_closed {
+        if inner.is_closed || inner.is_overfull {
             return false;
         }
         encode(&mut inner.bytes);
+        // here and not in the session, which only looks between turns: one turn may answer thousands of pulls
+        if inner.waiting_bytes() > self.max_bytes {
+            inner.overfill();
+            self.changed.notify_one();
+            return false;
+        }
         self.tell(&inner);
         if !std::mem::replace(&mut inner.is_listed, true) {
             self.unsent.add(self.clone());
@@ -216,12 +229,13 @@ impl Outbox {
     pub(super) fn standing(&self, watch: impl FnOnce(&Standing) -> bool) -> Standing {
         let mut inner = self.lock();
         let standing = Standing {
-            waiting_bytes: inner.bytes.len() - inner.written,
+            waiting_bytes: inner.waiting_bytes(),
             written_total: inner.written_total,
             in_flight_bytes: inner.in_flight_bytes,
             owed: inner.owed,
             is_blocked: inner.is_blocked,
             is_broken: inner.is_broken,
+            is_overfull: inner.is_overfull,
         };
         inner.is_watched = watch(&standing);
         standing
@@ -257,6 +271,16 @@ impl Outbox {
 }
 
 impl Inner {
+    fn waiting_bytes(&self) -> usize {
+        self.bytes.len() - self.written
+    }
+
+    fn overfill(&mut self) {
+        self.is_overfull = true;
+        self.bytes = Vec::new();
+        self.written = 0;
+    }
+
     fn forget_written(&mut self) {
         if self.written == self.bytes.len() {
             self.bytes.clear();
@@ -268,5 +292,21 @@ impl Inner {
             self.bytes.drain(..self.written);
             self.written = 0;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_is_bounded_within_one_turn() {
+        let outbox = Arc::new(Outbox::new(Arc::default(), Arc::default(), 1_000));
+        let put = |len| outbox.put_with(|bytes| bytes.resize(bytes.len() + len, 0));
+        assert!(put(600) && put(400), "as much as may wait");
+        assert!(!put(1), "one more");
+        let standing = outbox.standing(|_| false);
+        assert!(standing.is_overfull && standing.waiting_bytes == 0, "{standing:?}");
+        assert!(!put(1) && outbox.take().is_empty(), "what was half written is not gone on with");
     }
 }

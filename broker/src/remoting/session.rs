@@ -63,7 +63,11 @@ impl Session {
         count(&edge.stats.connections);
         edge.peers().insert(id, peer);
         let client = Name::from(peer.to_string());
-        let outbox = Arc::new(Outbox::new(edge.unsent.clone(), edge.stats.clone()));
+        let outbox = Arc::new(Outbox::new(
+            edge.unsent.clone(),
+            edge.stats.clone(),
+            edge.config.limits.outbox_max_bytes,
+        ));
         Session { edge, id, peer, client, outbox, names: Vec::new() }
     }
 
@@ -167,7 +171,7 @@ impl Run {
         };
         loop {
             let standing = outbox.standing(|standing| standing.is_blocked || !may_read(standing));
-            if standing.waiting_bytes > limits.outbox_max_bytes {
+            if standing.is_overfull {
                 return End::Slow;
             }
             if standing.is_broken {
@@ -288,7 +292,7 @@ impl Run {
             loop {
                 let standing = outbox.standing(|_| true);
                 let is_done = standing.waiting_bytes == 0 && standing.owed == 0;
-                if is_done || standing.is_broken {
+                if is_done || standing.is_broken || standing.is_overfull {
                     return;
                 }
                 tokio::select! {

@@ -9,7 +9,6 @@ use super::{HEARTBEAT, Head, StreamError, read_message, write_bytes};
 use crate::api::{ReplicaEvent, Request};
 use crate::core::Core;
 use crate::handle::{CoreHandle, NotTaken};
-use bytes::{Bytes, BytesMut};
 use lifecycle::identity::{LogPosition, Name};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -318,7 +317,7 @@ impl Stream {
         &mut self,
         head: Head,
         said_readable: &mut LogPosition,
-    ) -> Result<Option<Bytes>, StreamError> {
+    ) -> Result<Option<Vec<u8>>, StreamError> {
         let Some(mut source) = self.source.take() else { return Ok(None) };
         let gathered = if source.behind(&head) <= HOT_BYTES {
             gather(&mut source, &head)?
@@ -345,26 +344,20 @@ impl Stream {
 struct Gathered {
     /// Where the log bytes among them end; 0: there are none.
     end: LogPosition,
-    bytes: Bytes,
+    bytes: Vec<u8>,
 }
 
 /// Some messages, together about [`WRITE_BYTES`] long; `None` when all up to `head` is sent.
 fn gather(source: &mut Source, head: &Head) -> Result<Option<Gathered>, StreamError> {
-    let mut bytes = BytesMut::new();
+    let mut bytes = Vec::new();
     let mut end = LogPosition(0);
     while bytes.len() < WRITE_BYTES
         && let Some(message) = source.next(head)?
     {
         end = end.max(end_of(&message));
-        let encoded = message.encode();
-        if bytes.is_empty() {
-            // mostly there is one, or a second that is short
-            bytes = encoded.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
-        } else {
-            bytes.extend_from_slice(&encoded);
-        }
+        bytes.extend_from_slice(&message.encode());
     }
-    Ok((!bytes.is_empty()).then(|| Gathered { end, bytes: bytes.freeze() }))
+    Ok((!bytes.is_empty()).then_some(Gathered { end, bytes }))
 }
 
 fn end_of(message: &Message) -> LogPosition {

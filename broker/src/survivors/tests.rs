@@ -1,5 +1,6 @@
 use super::*;
 use lifecycle::clock::Now;
+use lifecycle::fact::{Recovered, Stored, StoredRun};
 use lifecycle::frame::FrameEncoder;
 use lifecycle::identity::TopicIncarnation;
 use lifecycle::position::Position;
@@ -10,6 +11,13 @@ use store::journal::{Journal, JournalConfig};
 
 const QUEUE: QueueKey = QueueKey { topic: TopicIncarnation(1), queue_id: 0 };
 const RUN: Incarnation = Incarnation([1; 16]);
+
+/// Offsets of the queue were stored.
+fn stored(from: u64, to: u64) -> Fact {
+    let run = StoredRun { queue: QUEUE, queue_offset: from, count: to - from };
+    let kinds = vec![(to - from, StoredKind::Produced)];
+    Fact::Stored(Stored { first_ordinal: from, runs: vec![run], kinds, ..Stored::default() })
+}
 
 fn delivered(from: u64, to: u64) -> Fact {
     Fact::Delivered {
@@ -53,8 +61,8 @@ fn consumed(told: &Told, offset: u64) -> Consumed {
 #[test]
 fn consumed_is_what_was_handed_out_and_committed_or_acknowledged() {
     let frames = [
-        vec![delivered(0, 4), moved(0, 4, MoveReason::Commit)],
-        vec![delivered(4, 8)],
+        vec![stored(0, 4), delivered(0, 4), moved(0, 4, MoveReason::Commit)],
+        vec![stored(4, 12), delivered(4, 8)],
         vec![moved(4, 6, MoveReason::Commit)],
         // nobody was given 8 and 9, and a reset is no consumption
         vec![moved(6, 10, MoveReason::Reset), acked(6, 7)],
@@ -68,8 +76,9 @@ fn consumed_is_what_was_handed_out_and_committed_or_acknowledged() {
     for (offset, expected) in expected {
         assert_eq!(consumed(&told, offset), expected, "offset {offset}");
     }
-    // what both members knew says nothing of what one of them alone had
-    assert_eq!(consumed(&told, 2), Consumed::No);
+    // stored in a frame that was not cut: what came of it may be told there
+    assert_eq!(consumed(&told, 2), Consumed::NotKnown);
+    assert_eq!(consumed(&told, 12), Consumed::NotKnown, "never stored");
     let other = Incarnation([9; 16]);
     assert_eq!(told.consumed(other, QUEUE, 4), Consumed::NotKnown, "no frames of that run");
     assert_eq!(Told::default().consumed(RUN, QUEUE, 4), Consumed::NotKnown);
@@ -78,8 +87,10 @@ fn consumed_is_what_was_handed_out_and_committed_or_acknowledged() {
 #[test]
 fn where_frames_are_missing_only_what_is_seen_is_said() {
     let disk = SimDisk::new();
-    let frames: Vec<_> =
-        (0..6).map(|n| vec![delivered(n, n + 1), moved(n, n + 1, MoveReason::Commit)]).collect();
+    let frames: Vec<_> = (0..6)
+        .map(|n| 2 * n)
+        .map(|n| vec![stored(n, n + 2), delivered(n, n + 1), moved(n, n + 1, MoveReason::Commit)])
+        .collect();
     // a frame was spoilt before the journal was cut
     let config = JournalConfig::new("/journal".into());
     kept(&disk, &frames, 1, true);
@@ -92,6 +103,21 @@ fn where_frames_are_missing_only_what_is_seen_is_said() {
     let keep = Position { incarnation: RUN, sequence: 1 };
     let path = later.view().keep_behind(keep, &disk, Path::new("/spoilt")).unwrap().unwrap();
     let told = Told::read(&disk, &[path]).unwrap();
-    assert_eq!(consumed(&told, 1), Consumed::By(vec!["g".into()]), "before the hole");
-    assert_eq!(consumed(&told, 99), Consumed::NotKnown, "it may be told in the hole");
+    assert_eq!(consumed(&told, 2), Consumed::By(vec!["g".into()]), "before the hole");
+    assert_eq!(consumed(&told, 3), Consumed::NotKnown, "it may be told in the hole");
+}
+
+#[test]
+fn offsets_that_a_power_cut_freed_are_judged_by_what_stands_there_since() {
+    let recovered = Recovered { queues: vec![(QUEUE, 0, 6)], ..Recovered::default() };
+    let frames = [
+        vec![],
+        vec![stored(0, 10), delivered(0, 10), moved(0, 10, MoveReason::Commit)],
+        vec![Fact::Recovered(recovered), stored(10, 14)],
+    ];
+    let disk = SimDisk::new();
+    let told = Told::read(&disk, &[kept(&disk, &frames, 1, false)]).unwrap();
+    assert_eq!(consumed(&told, 5), Consumed::By(vec!["g".into()]), "it survived");
+    assert_eq!(consumed(&told, 7), Consumed::NotKnown, "it did not");
+    assert_eq!(consumed(&told, 11), Consumed::No);
 }

@@ -483,4 +483,6 @@ impl Window {
 }
 
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;

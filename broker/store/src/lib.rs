@@ -36,5 +36,6 @@ pub mod error;
 pub mod folder;
 pub mod index;
 pub mod journal;
+mod kept_file;
 pub mod retention;
 pub mod segment;

@@ -9,6 +9,7 @@ use broker::survivors::{Consumed, Files, Told};
 use lifecycle::identity::{Name, QueueKey};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use store::commit_log::epoch_at;
@@ -81,6 +82,8 @@ struct Held {
     topic: String,
     queue: i32,
     offset: u64,
+    /// The record can be read; of another one the master says what is wrong.
+    is_message: bool,
 }
 
 /// How many messages of one topic had one fate, and some of them.
@@ -181,7 +184,7 @@ impl Recovery<'_> {
                 bytes = 0;
             }
             match fate {
-                Some(fate) => self.note(&held, fate),
+                Some(fate) => failed = failed.take().or(self.note(&held, fate).err()),
                 None => {
                     bytes += held.record.bytes.len();
                     batch.push(held);
@@ -197,7 +200,8 @@ impl Recovery<'_> {
 
     /// Why a message is not handed to the master; `None`: it is.
     fn leave(&self, survivor: &Survivor, held: &Held) -> Option<Fate> {
-        if self.options.even_if_consumed || held.record.record.lineage.is_some() {
+        let is_copy = held.record.record.lineage.is_some();
+        if self.options.even_if_consumed || is_copy || !held.is_message {
             return None;
         }
         let epoch = epoch_at(survivor.epochs(), held.record.position)?;
@@ -228,7 +232,7 @@ impl Recovery<'_> {
         ensure!(outcomes.len() == batch.len(), "{} outcomes of {} messages", outcomes.len(), batch.len());
         self.sent += batch.len() as u64;
         for (held, outcome) in batch.drain(..).zip(outcomes) {
-            self.note(&held, Fate::Asked(outcome));
+            self.note(&held, Fate::Asked(outcome))?;
         }
         if self.options.confirm {
             let due = Duration::from_secs_f64(self.sent as f64 / f64::from(self.options.rate));
@@ -237,21 +241,22 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    fn note(&mut self, held: &Held, fate: Fate) {
+    fn note(&mut self, held: &Held, fate: Fate) -> Result<()> {
         let (text, left) = told(&fate);
         self.left += u64::from(left);
         if self.options.output == Format::Json {
             let Held { id, topic, queue, offset, .. } = held;
             let epoch = held.record.record.epoch_number;
             let line = Line { id, topic, queue: *queue, offset: *offset, epoch, fate };
-            println!("{}", serde_json::to_string(&line).unwrap_or_default());
-            return;
+            return writeln!(std::io::stdout(), "{}", serde_json::to_string(&line)?)
+                .context("standard output");
         }
         let tally = self.tallies.entry((held.topic.clone(), text)).or_default();
         tally.count += 1;
         if tally.ids.len() < IDS_SHOWN {
             tally.ids.push(held.id.clone());
         }
+        Ok(())
     }
 
     fn table(&self) -> String {
@@ -272,13 +277,14 @@ fn end_of(held: &Held) -> u64 {
 fn hold(record: SurvivingRecord) -> Held {
     let message = StoredMessage::decode(&record.record.record).map(|(message, _)| message);
     let Ok(message) = message else {
-        return Held { record, id: String::new(), topic: "?".into(), queue: 0, offset: 0 };
+        let (id, topic) = (String::new(), "?".to_owned());
+        return Held { record, id, topic, queue: 0, offset: 0, is_message: false };
     };
     let property = |name| message.properties.get(name).map(str::to_owned);
     let topic = property(properties::REAL_TOPIC).unwrap_or_else(|| message.topic.to_owned());
     let id = property(properties::UNIQ_KEY).unwrap_or_default();
     let (queue, offset) = (message.queue_id, message.queue_offset);
-    Held { id, topic, queue, offset, record }
+    Held { id, topic, queue, offset, record, is_message: true }
 }
 
 /// A fate in words, and whether the message is lost still.

@@ -339,7 +339,7 @@ fn a_message_is_found_by_id_by_key_and_by_place() {
         assert!(reached(data, stage), "{stage}: {data}");
     }
     let answered = data["stages"].as_array().unwrap().iter().find(|row| row["stage"] == "answered").unwrap();
-    let receipt = "at that time it was in the operating system's memory only, as every send of epoch";
+    let receipt = "that was heard of: when it was in the operating system's memory only";
     assert!(answered["text"].as_str().unwrap().contains(receipt), "{answered}");
     let waiting = stand.get("/api/v1/messages/ID9")["data"].clone();
     assert!(!reached(&waiting, "flushed") && !reached(&waiting, "delivered"), "{waiting}");

@@ -3,16 +3,16 @@
 //!
 //! ```text
 //! magic "LTS1", count u32, per epoch: number u64, incarnation 16 bytes, first byte u64   big-endian
-//! first byte u64, length u64, the bytes as they were, CRC-32 over all before it
+//! first byte u64, length u64, the bytes as they were, CRC-32 over all before it (see `kept_file`)
 //! ```
 //! It holds what is needed to check its records again: their positions and their epochs.
 //!
-//! Crash story: a file is written beside its place, synced and renamed before the first byte is cut. A crash in between means
-//! that the same file is made again.
+//! Crash story: the file is there, on disk, before the first byte is cut.
 
 use super::{CommitLog, HEADER_LEN, Header, LoggedRecord, ReadAt, Window, check_record, epoch_at};
-use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::disk::{Disk, DiskFile};
 use crate::error::{Result, StoreError};
+use crate::kept_file::{self, KeptFile};
 use bytes::Bytes;
 use lifecycle::identity::{Epoch, Incarnation, LogPosition};
 use std::path::{Path, PathBuf};
@@ -84,26 +84,7 @@ impl ReadAt for Kept {
 impl Survivor {
     /// Opens a file that [`CommitLog::cut_with_survivor`] made, and reads it once to check it.
     pub fn open(disk: &dyn Disk, path: &Path) -> Result<Survivor> {
-        let file = disk.open(path, OpenMode::Existing)?;
-        let whole = file.len()?;
-        let mut crc = crc32fast::Hasher::new();
-        let mut at = 0;
-        let checked = whole.saturating_sub(4);
-        let mut buf = vec![0; COPY_BYTES];
-        while at < checked {
-            let len = COPY_BYTES.min(usize::try_from(checked - at).unwrap_or(COPY_BYTES));
-            let got = file.read_at(buf.get_mut(..len).unwrap_or_default(), at)?;
-            if got == 0 {
-                return Err(StoreError::corrupt(path, at, "survivor file is cut short"));
-            }
-            crc.update(buf.get(..got).unwrap_or_default());
-            at += got as u64;
-        }
-        let mut told = [0; 4];
-        let got = file.read_at(&mut told, checked)?;
-        if got < 4 || crc.finalize().to_be_bytes() != told {
-            return Err(StoreError::corrupt(path, 0, "survivor file checksum"));
-        }
+        let (file, checked) = kept_file::open(disk, path)?;
         let head_max = 8 + EPOCHS_MAX * EPOCH_ROW_LEN + 16;
         let mut head = vec![0; head_max.min(usize::try_from(checked).unwrap_or(head_max))];
         let got = file.read_at(&mut head, 0)?;
@@ -286,36 +267,20 @@ impl CommitLog {
         let end = self.end();
         let newest = self.owner_of(end.0 - 1).map_or(0, |epoch| epoch.number);
         let name = format!("{:020}-{:020}-epoch{newest}", from.0, end.0);
-        let (path, part) = (dir.join(format!("{name}{SURVIVOR_SUFFIX}")), dir.join(format!("{name}.part")));
-        disk.create_dir_all(dir)?;
-        match disk.remove(&part) {
-            Err(error) if !error.is_not_found() => return Err(error),
-            _ => {}
-        }
-        let file = disk.open(&part, OpenMode::CreatePrivate)?;
-        let head = encode_head(&self.epochs, from.0, end.0 - from.0);
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(&head);
-        file.write_all_at(&head, 0)?;
-        let mut written = head.len() as u64;
+        let mut file = KeptFile::create(disk, dir, &name, SURVIVOR_SUFFIX)?;
+        file.push(&encode_head(&self.epochs, from.0, end.0 - from.0))?;
+        let mut bytes = vec![0; COPY_BYTES];
         let mut at = from.0;
         while at < end.0 {
             let len = COPY_BYTES.min(usize::try_from(end.0 - at).unwrap_or(COPY_BYTES));
-            let mut bytes = vec![0; len];
-            let got = self.chain.read_at(&mut bytes, at)?;
-            if got < len {
-                return Err(StoreError::corrupt(&part, at, "the log is shorter than it says"));
+            let piece = bytes.get_mut(..len).unwrap_or_default();
+            if self.chain.read_at(piece, at)? < len {
+                return Err(StoreError::corrupt(dir, at, "the log is shorter than it says"));
             }
-            crc.update(&bytes);
-            file.write_all_at(&bytes, written)?;
-            written += len as u64;
+            file.push(piece)?;
             at += len as u64;
         }
-        file.write_all_at(&crc.finalize().to_be_bytes(), written)?;
-        file.sync()?;
-        disk.rename(&part, &path)?;
-        disk.sync_dir(dir)?;
-        Ok(path)
+        file.finish()
     }
 }
 

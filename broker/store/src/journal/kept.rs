@@ -5,16 +5,16 @@
 //! magic "LTK1", run 16 bytes and sequence u64 of the last frame that was not cut   big-endian
 //! per frame: kind u8 (0 frame, 1 frame at a reset point, 2 hole: frames from here on are not there), run 16 bytes, sequence u64,
 //!            length u32, payload
-//! CRC-32 over all before it
+//! CRC-32 over all before it (see `kept_file`)
 //! ```
 //! It begins at the reset point before the cut, since payloads lean on earlier ones.
 //!
-//! Crash story: written beside its place, synced and renamed before the first frame is cut; a crash in between means that the same
-//! file is made again.
+//! Crash story: the file is there, on disk, before the first frame is cut.
 
 use super::{FRAME_PAYLOAD_BYTES_MAX, JournalItem, JournalView};
-use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::disk::{Disk, DiskFile};
 use crate::error::{Result, StoreError};
+use crate::kept_file::{self, KeptFile};
 use lifecycle::identity::Incarnation;
 use lifecycle::position::Position;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,6 @@ use std::sync::Arc;
 const MAGIC: &[u8; 4] = b"LTK1";
 const HEAD_LEN: u64 = 4 + 16 + 8;
 const ITEM_HEAD_LEN: usize = 1 + 16 + 8 + 4;
-const WRITE_BYTES: usize = 1 << 20;
 /// How the names of whole files end.
 pub const KEPT_SUFFIX: &str = ".frames";
 
@@ -50,31 +49,14 @@ pub struct KeptFrames {
     end: u64,
 }
 
-/// Writes what comes, and the checksum at the end.
-struct Writer {
-    file: Arc<dyn DiskFile>,
-    crc: crc32fast::Hasher,
-    buffer: Vec<u8>,
-    written: u64,
-}
-
-impl Writer {
-    fn item(&mut self, kind: u8, at: Position, payload: &[u8]) -> Result<()> {
-        self.buffer.push(kind);
-        self.buffer.extend_from_slice(&at.incarnation.0);
-        self.buffer.extend_from_slice(&at.sequence.to_be_bytes());
-        self.buffer.extend_from_slice(&(payload.len() as u32).to_be_bytes());
-        self.buffer.extend_from_slice(payload);
-        if self.buffer.len() >= WRITE_BYTES { self.write() } else { Ok(()) }
-    }
-
-    fn write(&mut self) -> Result<()> {
-        self.crc.update(&self.buffer);
-        self.file.write_all_at(&self.buffer, self.written)?;
-        self.written += self.buffer.len() as u64;
-        self.buffer.clear();
-        Ok(())
-    }
+fn encode_item(kind: u8, at: Position, payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(ITEM_HEAD_LEN + payload.len());
+    out.push(kind);
+    out.extend_from_slice(&at.incarnation.0);
+    out.extend_from_slice(&at.sequence.to_be_bytes());
+    out.extend_from_slice(&(payload.len() as u32).to_be_bytes());
+    out.extend_from_slice(payload);
+    out
 }
 
 impl JournalView {
@@ -86,67 +68,37 @@ impl JournalView {
         let Some(last) = last.filter(|last| *last != keep) else { return Ok(None) };
         // no two cuts end at the same frame, unless they are the same cut
         let name = format!("{}-{:020}", last.incarnation, last.sequence);
-        let (path, part) = (dir.join(format!("{name}{KEPT_SUFFIX}")), dir.join(format!("{name}.part")));
-        disk.create_dir_all(dir)?;
-        match disk.remove(&part) {
-            Err(error) if !error.is_not_found() => return Err(error),
-            _ => {}
-        }
-        let file = disk.open(&part, OpenMode::CreatePrivate)?;
-        let mut buffer = MAGIC.to_vec();
-        buffer.extend_from_slice(&keep.incarnation.0);
-        buffer.extend_from_slice(&keep.sequence.to_be_bytes());
-        let mut writer = Writer { file, crc: crc32fast::Hasher::new(), buffer, written: 0 };
+        let mut file = KeptFile::create(disk, dir, &name, KEPT_SUFFIX)?;
+        file.push(MAGIC)?;
+        file.push(&keep.incarnation.0)?;
+        file.push(&keep.sequence.to_be_bytes())?;
         let mut reader = if keep.sequence == 0 { self.read_all()? } else { self.read_from(keep)? };
         while let Some(item) = reader.next()? {
             match item {
                 JournalItem::Frame { position, is_reset_point, payload } => {
                     let kind = if is_reset_point { RESET_FRAME } else { FRAME };
-                    writer.item(kind, position, payload)?;
+                    file.push(&encode_item(kind, position, payload))?;
                 }
                 JournalItem::Hole { incarnation, from, .. } => {
-                    writer.item(HOLE, Position { incarnation, sequence: from }, &[])?;
+                    file.push(&encode_item(HOLE, Position { incarnation, sequence: from }, &[]))?;
                 }
                 JournalItem::Closed { .. } => {}
             }
         }
-        writer.write()?;
-        let Writer { file, crc, written, .. } = writer;
-        file.write_all_at(&crc.finalize().to_be_bytes(), written)?;
-        file.sync()?;
-        disk.rename(&part, &path)?;
-        disk.sync_dir(dir)?;
-        Ok(Some(path))
+        file.finish().map(Some)
     }
 }
 
 impl KeptFrames {
     /// Opens a file that [`JournalView::keep_behind`] made, and reads it once to check it.
     pub fn open(disk: &dyn Disk, path: &Path) -> Result<KeptFrames> {
-        let damaged = |at, what| StoreError::corrupt(path, at, what);
-        let file = disk.open(path, OpenMode::Existing)?;
-        let len = file.len()?;
-        let end = len.checked_sub(4).filter(|end| *end >= HEAD_LEN);
-        let end = end.ok_or_else(|| damaged(0, "kept frames are cut short"))?;
-        let mut crc = crc32fast::Hasher::new();
-        let mut buf = vec![0; WRITE_BYTES];
-        let mut at = 0;
-        while at < end {
-            let want = WRITE_BYTES.min(usize::try_from(end - at).unwrap_or(WRITE_BYTES));
-            let got = file.read_at(buf.get_mut(..want).unwrap_or_default(), at)?;
-            if got == 0 {
-                return Err(damaged(at, "kept frames are cut short"));
-            }
-            crc.update(buf.get(..got).unwrap_or_default());
-            at += got as u64;
+        let (file, end) = kept_file::open(disk, path)?;
+        let damaged = || StoreError::corrupt(path, 0, "kept frames header");
+        let mut head = [0; HEAD_LEN as usize];
+        if file.read_at(&mut head, 0)? < head.len() || end < HEAD_LEN || head.get(..4) != Some(MAGIC) {
+            return Err(damaged());
         }
-        let (mut told, mut head) = ([0; 4], [0; HEAD_LEN as usize]);
-        file.read_at(&mut told, end)?;
-        file.read_at(&mut head, 0)?;
-        if told != crc.finalize().to_be_bytes() || head.get(..4) != Some(MAGIC) {
-            return Err(damaged(0, "kept frames checksum"));
-        }
-        let behind = head.get(4..).and_then(position_of).ok_or_else(|| damaged(0, "kept frames header"))?;
+        let behind = head.get(4..).and_then(position_of).ok_or_else(damaged)?;
         Ok(KeptFrames { file, path: path.to_path_buf(), behind, at: HEAD_LEN, end })
     }
 
@@ -197,6 +149,7 @@ fn position_of(bytes: &[u8]) -> Option<Position> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::OpenMode;
     use crate::disk_sim::{SimDisk, SimFaults};
     use crate::journal::{Journal, JournalConfig};
 

@@ -1,22 +1,7 @@
 use super::*;
+use crate::commit_log::testing::{SEGMENT, epoch, open, put};
+use crate::disk::OpenMode;
 use crate::disk_sim::{SimDisk, SimFaults};
-use lifecycle::identity::{Lineage, TopicIncarnation};
-
-const SEGMENT: u64 = 4096;
-
-fn epoch(number: u64, run: u8) -> Epoch {
-    Epoch { number, incarnation: Incarnation([run; 16]) }
-}
-
-fn open(disk: &SimDisk, epochs: Vec<(Epoch, LogPosition)>) -> CommitLog {
-    CommitLog::open(Arc::new(disk.clone()), Path::new("/log"), SEGMENT, epochs).unwrap()
-}
-
-fn put(log: &mut CommitLog, len: usize, lineage: bool) {
-    log.place(len, lineage).unwrap();
-    let lineage = lineage.then(Lineage::default);
-    log.push(TopicIncarnation(7), lineage.as_ref(), |out| out.resize(out.len() + len, len as u8));
-}
 
 /// Two epochs over several segments, with fillers between them.
 fn filled(disk: &SimDisk) -> CommitLog {
