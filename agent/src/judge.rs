@@ -268,6 +268,12 @@ impl Judge {
             let mut detection_delay_ms = None;
             if incident.verdict.state.is_open() && incident.is_emptied() {
                 let (state, note) = match incident.verdict.state {
+                    // the broker itself said what it answered: nothing that came later makes that untrue
+                    VerdictState::Suspected if incident.verdict.class == Class::AnsweredNotDurable => {
+                        newly_confirmed = incident.verdict.messages - incident.verdict.confirmed_messages;
+                        incident.verdict.confirmed_messages = incident.verdict.messages;
+                        (VerdictState::Recovered, "what was missing at the answer came a moment later")
+                    }
                     VerdictState::Suspected => (VerdictState::Withdrawn, "later evidence decided otherwise"),
                     _ if incident.verdict.class == Class::SendUnknown => {
                         (VerdictState::Recovered, "every outcome is known now")

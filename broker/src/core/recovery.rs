@@ -166,7 +166,9 @@ impl Core {
         let whole = LogPosition(u64::MAX);
         let Found { ends, bad, topics, again, scan } = self.scan_log(base, (queues_from, whole), flushed)?;
         let bad: Vec<(QueueKey, Ranges)> = bad.into_iter().collect();
-        let clean = clean && scan.torn_bytes == 0 && scan.damaged.is_empty() && again.is_empty();
+        // below, the consume queues are whole, and say what stood there: it is named as what reading back finds is
+        let (rotten, spoilt) = split_at(&scan.damaged, queues_from.0.min(scan.end.0));
+        let clean = clean && scan.torn_bytes == 0 && spoilt.is_empty() && again.is_empty();
         let stated_again = again.len() as u64;
         for (topic, (name, queues)) in topics {
             self.topic_again(topic, name, queues);
@@ -184,7 +186,7 @@ impl Core {
         }
         self.flush.cut(scan.end);
         self.scrub.cut(scan.end);
-        self.scrub.knows(&scan.damaged);
+        self.scrub.knows(&spoilt);
         // the master this copy was of may have had more on its disk
         let flushed = if was_replica { flushed.min(scan.end) } else { flushed };
         let mut queues = Vec::new();
@@ -198,7 +200,7 @@ impl Core {
         if was_replica {
             self.common_ends = queues.iter().map(|(queue, _, end)| (*queue, *end)).collect();
         }
-        let nothing_lost = clean || (same_boot && !holes && lost == 0 && scan.damaged.is_empty());
+        let nothing_lost = clean || (same_boot && !holes && lost == 0 && spoilt.is_empty());
         let unnamed_max =
             if nothing_lost { 0 } else { self.state.reserved_messages.max(super::flush::RESERVATION_MIN) };
         let recovered = Recovered { clean, log_end: scan.end, flushed, queues, bad, closed, unnamed_max };
@@ -207,6 +209,7 @@ impl Core {
         for moved in beyond {
             self.state(moved);
         }
+        self.name_rotten(&rotten)?;
         self.begin_epoch(now, scan.end)?;
         Ok(RecoveryReport { clean, stated_again, lost, scan, journal_cut_bytes: 0 })
     }
@@ -367,6 +370,14 @@ impl Core {
             },
         );
     }
+}
+
+/// Damaged places below and above a place.
+fn split_at(damaged: &[(u64, u64)], place: u64) -> (Vec<(u64, u64)>, Vec<(u64, u64)>) {
+    let below = damaged.iter().map(|(from, to)| (*from, (*to).min(place)));
+    let above = damaged.iter().map(|(from, to)| ((*from).max(place), *to));
+    let is_some = |(from, to): &(u64, u64)| from < to;
+    (below.filter(is_some).collect(), above.filter(is_some).collect())
 }
 
 #[derive(Default)]

@@ -293,6 +293,31 @@ impl Core {
         self.state(Fact::Scrubbed(scrubbed));
     }
 
+    /// A start found these bytes damaged where the consume queues are whole. What cannot be read back now is left to the next round.
+    pub(super) fn name_rotten(&mut self, rotten: &[(u64, u64)]) -> StoreResult<()> {
+        let mut naming = Naming::default();
+        for (from, to) in rotten {
+            let at = Place { at: LogPosition(*from), damaged_from: None };
+            // one byte more, to see what ends it
+            let order = self.log.read_back(&self.disk, at, (self.log.end(), to - from + 1));
+            for damage in order.run().damaged {
+                let new = self.scrub.kept.damaged.missing(damage.from.0, damage.to.0);
+                if !new.is_empty() {
+                    naming.add(damage, new);
+                }
+            }
+        }
+        let Some((from, to)) = naming.reach() else { return Ok(()) };
+        naming.queues = self.state.queues().map(|(queue, _)| queue).collect();
+        while !naming.go_on(self) {}
+        if let Some(error) = &self.stopped {
+            return Err(error.clone());
+        }
+        let found = naming.found(self.log.segment_config().segment_size_bytes);
+        self.state_damaged(Scrubbed { from, to, ..found });
+        Ok(())
+    }
+
     /// A replica's start found these bytes damaged, which its consume queues, made again, have no entries for: what is missing from
     /// them stood there. (A master's start says so in its own fact.)
     pub(super) fn damaged_at_start(&mut self, damaged: &[(u64, u64)], bad: Vec<(QueueKey, Ranges)>) {

@@ -108,7 +108,8 @@ impl SnapshotState {
 impl Core {
     pub(super) fn snapshot_due(&mut self, now: Now) {
         let aged = now.mono_ms >= self.snapshot.last_ms + self.snapshot.interval_ms;
-        let grown = self.log.end().0 - self.snapshot.last_log_end.0 >= self.config.snapshot_log_bytes;
+        // the log may be shorter than it was then: a cut, or a flush that was not kept
+        let grown = self.log.end().0 >= self.snapshot.last_log_end.0 + self.config.snapshot_log_bytes;
         let idle = self.snapshot.checkpoint.is_some() && self.snapshot.prepared.is_none();
         let off = !self.config.journal || self.following.is_some();
         if !idle || !(aged || grown) || self.stopped.is_some() || off {

@@ -43,6 +43,12 @@ impl Naming {
         self.damages.first().map(|(damage, _)| damage.from)
     }
 
+    /// From the first damaged place to the end of the last one.
+    pub(super) fn reach(&self) -> Option<(LogPosition, LogPosition)> {
+        let (first, last) = (self.damages.first()?, self.damages.last()?);
+        Some((first.0.from, last.0.to))
+    }
+
     /// Looks at some more queues; whether that were the last.
     pub(super) fn go_on(&mut self, core: &mut Core) -> bool {
         let left = self.queues.len().saturating_sub(QUEUES_PER_TURN);
@@ -58,10 +64,7 @@ impl Naming {
     }
 
     fn look_into(&mut self, core: &mut Core, queue: QueueKey) -> Result<(), StoreError> {
-        let (Some((first, _)), Some((last, _))) = (self.damages.first(), self.damages.last()) else {
-            return Ok(());
-        };
-        let (from, to) = (first.from.0, last.to.0);
+        let Some((LogPosition(from), LogPosition(to))) = self.reach() else { return Ok(()) };
         let index = core.queue_index(queue)?;
         let end = core.queues.max_offset(index);
         let mut offset = core.queues.first_at_or_above(index, from)?;
