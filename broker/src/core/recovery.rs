@@ -9,7 +9,7 @@ use super::append::{index_keys, tag_hash};
 use super::scrub::ScrubState;
 use super::slave::newer_table;
 use super::snapshot::{self, Snapshot, SnapshotState};
-use super::topics::{PERM_READ_WRITE, is_system_topic, queue_index};
+use super::topics::{PERM_READ_WRITE, is_system_topic, queue_index, topic_dir};
 use super::{Core, CoreParts, Counters};
 use super::{flush::FlushState, lease, retention::RetentionState, sessions::Sessions};
 use crate::config::{BrokerRole, Config, ReplicaAck};
@@ -81,7 +81,16 @@ impl Core {
         // what a replica was not sent, nobody here can have noticed
         let was_replica = parts.mandate.is_some_and(|mandate| !mandate.wrote_last);
         let same_boot = same_boot && !was_replica;
+        let queue_config = ConsumeQueueConfig::new(parts.dir.join("consumequeue"));
         let mut core = Self::assemble(parts, folder, checkpoint, journal, &replayed, now)?;
+        if core.lacks_what_was_synced(&replayed) {
+            tracing::error!(
+                "log or consume queues end before what the last snapshot says was on disk: the disk has not kept what \
+                 it said it had flushed; the queues are made again from the log"
+            );
+            core.queues = ConsumeQueues::open(disk.clone(), queue_config, 0)?.0;
+            (replayed.base, replayed.log_end) = (Ends::new(), LogPosition(0));
+        }
         let mut report = core.recover(now, replayed, (same_boot, was_replica))?;
         if let Some(boot) = boot {
             last_boot.save(boot.as_bytes())?;
@@ -152,6 +161,18 @@ impl Core {
         }
         core.index.start_at(core.index_from.0);
         Ok(core)
+    }
+
+    /// Whether the log, or a consume queue, is shorter than it was when the snapshot was taken, which waited until they were synced.
+    fn lacks_what_was_synced(&self, replayed: &Replayed) -> bool {
+        let is_short = |(queue, end): (&QueueKey, &u64)| {
+            let Some(topic) = replayed.state.topic_of(queue.topic) else { return false };
+            let held = self.queues.find(&topic_dir(&topic.config.name, *queue), queue.queue_id);
+            let held_to = held.map_or(0, |index| self.queues.max_offset(index));
+            // of a queue that retention has emptied there need not be a file
+            held_to < *end && replayed.state.bounds(*queue).min_offset < *end
+        };
+        self.log.end() < replayed.log_end || replayed.base.iter().any(is_short)
     }
 
     fn recover(

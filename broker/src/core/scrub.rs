@@ -1,7 +1,8 @@
 //! Reads this member's copy of the log back, in rounds from the oldest byte to what was on disk when the round began, and says what
 //! it found. Reading happens on another thread, a bounded piece at a time and not faster than configured; what stood at a damaged
 //! place is then looked up in the consume queues, a bounded number of queues in each turn. Never repairs and never guesses: bytes
-//! that no queue names are stated as such, with the most records they can have held.
+//! that no queue names are stated as such, with the most records they can have held. A start that comes upon damage below the last
+//! snapshot names it in the same way: recovery itself only names what it dispatches.
 //!
 //! Nothing above the flushed mark is judged, nor below the log's first byte when the answer comes: what retention or a cut took
 //! meanwhile is no finding. Each damaged byte is stated once.

@@ -350,6 +350,27 @@ fn what_recovery_has_named_is_not_counted_again_without_a_name() {
 }
 
 #[test]
+fn what_rotted_below_the_snapshot_is_named_by_a_start_that_reads_it_and_says_nothing_of_the_rest() {
+    for offsets in [vec![0], vec![4], vec![11], vec![3, 4]] {
+        // nobody reads it back later
+        let mut bench = stored(Config { scrub_interval_ms: 0, ..config() }, 12);
+        let places: Vec<u64> = offsets.iter().map(|offset| bench_place(&mut bench, *offset)).collect();
+        bench.core.take().unwrap().close(bench.now).unwrap();
+        places.iter().for_each(|at| bench.flip(at + 60));
+        let report = bench.open();
+        assert!(report.clean && report.scan.damaged.len() == 1, "{report:?}");
+        let recovered = bench.facts().into_iter().filter_map(|fact| match fact {
+            Fact::Recovered(recovered) => Some((recovered.clean, recovered.unnamed_max)),
+            _ => None,
+        });
+        assert_eq!(recovered.last(), Some((true, 0)), "no message behind the snapshot is in doubt");
+        assert_eq!(bench.told(), (offsets.clone(), 0));
+        bench.stop_cleanly();
+        assert_eq!(bench.told(), (offsets, 0), "once");
+    }
+}
+
+#[test]
 fn a_statement_that_a_power_cut_took_is_made_again() {
     let mut seen = BTreeMap::new();
     for seed in 0..30 {
