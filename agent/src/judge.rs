@@ -13,6 +13,7 @@ pub mod deadlines;
 pub mod incident;
 pub mod questions;
 pub mod rows;
+mod spoilt;
 pub mod verdict;
 mod waiting;
 

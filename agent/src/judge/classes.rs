@@ -153,35 +153,8 @@ impl Judge {
         self.taken_from_store(books, event, (*class, *closed_epoch, key), (spans, named, text));
     }
 
-    /// Reading back found records spoilt. What replicas have is an incident of its own: of this copy, and no loss.
-    fn spoilt(&mut self, books: &Books, event: &Event) {
-        let What::Spoilt { spans, named, replicas, unnamed } = &event.what else { return };
-        let (class, epoch) = (Class::CorruptedAtRest, event.epoch);
-        let mut key = lost_key(class, event, epoch);
-        let mut text = "these records were on disk, and cannot be read any more".to_owned();
-        if !replicas.is_empty() {
-            key.push_str("/held-elsewhere");
-            text = format!("{text}; recoverable from {}", replicas.join(", "));
-        }
-        if !spans.is_empty() {
-            self.taken_from_store(books, event, (class, epoch, key.clone()), (spans, named, text));
-            if let Some(incident) = self.growing(&key) {
-                incident.recoverable_from(replicas);
-            }
-        }
-        let key = format!("undecided/{}/{epoch}/{}/spoilt", event.source, event.at.incarnation);
-        if *unnamed > 0 && !self.has_cited(&key, event.at) {
-            let incident = self.incident_for(books, Class::Undecided, key, event);
-            incident.verdict.undecided += unnamed;
-            incident.cite(
-                event,
-                format!("bytes that held up to {unnamed} records cannot be read: nothing names them"),
-            );
-        }
-    }
-
     /// What a recovery took from the whole store; nothing of it is at risk any more.
-    fn taken_from_store(
+    pub(super) fn taken_from_store(
         &mut self,
         books: &Books,
         event: &Event,
@@ -272,6 +245,24 @@ impl Judge {
         if is_retired(books, event, group) {
             return;
         }
+        if class == Class::CorruptedAtRest {
+            // what the store itself has lost is told already
+            for (from, to) in self.not_lost_by_store(event, &span).iter() {
+                self.lost_span_to_group(books, event, class, (group, Span { from, to, ..span }, ids));
+            }
+        } else {
+            self.lost_span_to_group(books, event, class, what);
+        }
+    }
+
+    fn lost_span_to_group(
+        &mut self,
+        books: &Books,
+        event: &Event,
+        class: Class,
+        what: (&Name, Span, &[Name]),
+    ) {
+        let (group, span, ids) = what;
         let base = group_key(class, event, group, span.queue.topic.0);
         // each reset is a cause of its own; the others go on
         let key = match class {

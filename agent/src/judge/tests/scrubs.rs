@@ -60,6 +60,20 @@ fn the_only_copy_is_lost_to_all_at_once_and_later_findings_are_no_news() {
 }
 
 #[test]
+fn a_group_that_comes_later_has_not_lost_what_the_store_had_lost() {
+    let mut w = World::new();
+    w.send(5);
+    w.flush();
+    w.say(vec![Fact::Scrubbed(found(1, 3))]);
+    w.say(vec![World::started("h", ORDERS, 0), unreadable("h", 1, 4)]);
+    w.wait(60_000);
+    let of_group: Vec<_> = w.verdicts().into_iter().filter(|v| v.group == "h").collect();
+    // the third was never found by the store's own reading
+    assert_eq!(of_group.len(), 1, "{of_group:#?}");
+    assert_eq!((of_group[0].class, spans(of_group[0])), (Class::CorruptedAtRest, vec![(ORDERS, 3, 4, 1)]));
+}
+
+#[test]
 fn what_a_replica_has_is_a_copy_less_until_a_group_was_passed_over_it() {
     let mut w = World::with(&REPLICATED);
     w.send(5);
