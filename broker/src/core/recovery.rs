@@ -393,8 +393,11 @@ impl Core {
     }
 }
 
-/// Damaged places below and above a place.
-fn split_at(damaged: &[(u64, u64)], place: u64) -> (Vec<(u64, u64)>, Vec<(u64, u64)>) {
+/// First bytes and ends of damaged places.
+type Damaged = Vec<(u64, u64)>;
+
+/// Those below and those above a place.
+fn split_at(damaged: &[(u64, u64)], place: u64) -> (Damaged, Damaged) {
     let below = damaged.iter().map(|(from, to)| (*from, (*to).min(place)));
     let above = damaged.iter().map(|(from, to)| ((*from).max(place), *to));
     let is_some = |(from, to): &(u64, u64)| from < to;
