@@ -3,6 +3,8 @@
 
 #[path = "stores/damage.rs"]
 mod damage;
+#[path = "stores/schedule.rs"]
+mod schedule;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

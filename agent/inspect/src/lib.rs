@@ -23,6 +23,7 @@ pub mod record;
 pub mod report;
 pub mod rows;
 pub mod scan;
+mod schedule;
 pub mod spill;
 pub mod store;
 pub mod story;
@@ -126,6 +127,7 @@ pub fn inspect(options: &Options, progress: &mut dyn FnMut(u64, u64)) -> Result<
         watches: watches_of,
         lists: &lists,
         findings: findings_of,
+        schedules: Default::default(),
     };
     judge.run(ids).map_err(InspectError::Scratch)?;
     Ok(Report::new(&stores, findings, spilled))

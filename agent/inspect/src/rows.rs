@@ -112,7 +112,8 @@ pub struct Stored {
     pub body_crc: u32,
     pub reconsume_times: u32,
     pub topic: Vec<u8>,
-    /// Where it is going or where it came from: the real topic of a schedule's, the origin topic of a dead letter.
+    /// Where it is going or where it came from: the real topic of a schedule's and of what came out of it, the origin topic of a dead
+    /// letter.
     pub other_topic: Vec<u8>,
     pub origin_id: Vec<u8>,
 }

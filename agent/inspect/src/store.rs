@@ -368,7 +368,7 @@ impl Scanning<'_> {
             reconsume_times: record.reconsume_times.max(0) as u32,
             topic: record.topic.to_vec(),
             other_topic: match role {
-                Role::Schedule => named.real_topic.unwrap_or_default().to_vec(),
+                Role::Schedule | Role::Normal => named.real_topic.unwrap_or_default().to_vec(),
                 Role::Dead => named.retry_topic.unwrap_or_default().to_vec(),
                 _ => Vec::new(),
             },

@@ -5,6 +5,7 @@ use crate::findings::{Findings, Key, State};
 use crate::lineage::Lineages;
 use crate::progress::Watches;
 use crate::rows::{self, OfId, Role, Stored};
+use crate::schedule::Schedules;
 use crate::spill::Sorter;
 use crate::store::Store;
 use std::io;
@@ -31,22 +32,23 @@ pub struct Judge<'a> {
     pub watches: &'a Watches,
     pub lists: &'a Lists,
     pub findings: &'a mut Findings,
+    pub schedules: Schedules,
 }
 
-struct Story<'a> {
-    id: &'a [u8],
+pub(crate) struct Story<'a> {
+    pub(crate) id: &'a [u8],
     rows: &'a [(u8, OfId)],
 }
 
 impl<'a> Story<'a> {
-    fn records(&self) -> impl Iterator<Item = (u8, &'a Stored)> + use<'a> {
+    pub(crate) fn records(&self) -> impl Iterator<Item = (u8, &'a Stored)> + use<'a> {
         self.rows.iter().filter_map(|(store, row)| match row {
             OfId::Record(stored) => Some((*store, stored)),
             _ => None,
         })
     }
 
-    fn of(&self, store: u8, role: Role) -> impl Iterator<Item = &'a Stored> + use<'a> {
+    pub(crate) fn of(&self, store: u8, role: Role) -> impl Iterator<Item = &'a Stored> + use<'a> {
         self.records()
             .filter(move |(of, stored)| *of == store && stored.role == role)
             .map(|(_, stored)| stored)
@@ -79,6 +81,7 @@ impl Judge<'_> {
             Ok(())
         })?;
         self.judge(&Story { id: &id, rows: &group });
+        self.finish_schedules();
         Ok(())
     }
 
@@ -103,7 +106,7 @@ impl Judge<'_> {
         self.lists(story);
     }
 
-    fn add(&mut self, mut key: Key, story: &Story<'_>, stored: &Stored) -> Key {
+    pub(crate) fn add(&mut self, mut key: Key, story: &Story<'_>, stored: &Stored) -> Key {
         key.topic = text(&stored.topic);
         self.findings.add(key.clone(), Some(story.id), Some((stored.queue, stored.offset)));
         key
@@ -132,47 +135,6 @@ impl Judge<'_> {
         if !is_ended {
             let cause = "neither committed nor rolled back: nobody can read it until it is".to_owned();
             self.add(store.key("half-unresolved", State::Note, false, cause), story, half);
-        }
-    }
-
-    fn schedule(&mut self, story: &Story<'_>, store: &Store) {
-        for waiting in story.of(store.index, Role::Schedule) {
-            let is_delivered = story.records().any(|(of, stored)| {
-                of == store.index
-                    && stored.topic == waiting.other_topic
-                    && stored.reconsume_times == waiting.reconsume_times
-                    && stored.position > waiting.position
-            });
-            if is_delivered {
-                continue;
-            }
-            let is_retry = waiting.other_topic.starts_with(rows::RETRY_PREFIX);
-            let (class, state, loss, cause) = match (waiting.is_passed, is_retry, store.has_abort) {
-                (false, ..) => ("delayed-pending", State::Note, false, "in the schedule, not yet delivered"),
-                (true, _, true) => (
-                    "undecided",
-                    State::Undecided,
-                    false,
-                    "the schedule has passed it and its copy is not in the log, which may have been copied before",
-                ),
-                (true, true, false) => (
-                    "send-back-failed-then-passed",
-                    State::Confirmed,
-                    true,
-                    "sent back by its consumer, the schedule has passed it, and there is no retry record",
-                ),
-                (true, false, false) => (
-                    "timer-lost",
-                    State::Confirmed,
-                    true,
-                    "delayed, the schedule has passed it, and it was not delivered",
-                ),
-            };
-            let mut key = store.key(class, state, loss, cause.to_owned());
-            if is_retry {
-                key.group = text(waiting.other_topic.get(rows::RETRY_PREFIX.len()..).unwrap_or_default());
-            }
-            self.add(key, story, waiting);
         }
     }
 
@@ -381,6 +343,6 @@ impl Judge<'_> {
     }
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
