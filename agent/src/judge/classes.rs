@@ -247,7 +247,10 @@ impl Judge {
         }
         if class == Class::CorruptedAtRest {
             // what the store itself has lost is told already
-            for (from, to) in self.not_lost_by_store(event, &span).iter() {
+            let rest = self.not_lost_by_store(event, &span);
+            // names stand for the whole span: nobody knows whose they are when a part is left out
+            let ids = if rest.covers(span.from, span.to) { ids } else { &[] };
+            for (from, to) in rest.iter() {
                 self.lost_span_to_group(books, event, class, (group, Span { from, to, ..span }, ids));
             }
         } else {

@@ -71,6 +71,8 @@ fn a_group_that_comes_later_has_not_lost_what_the_store_had_lost() {
     // the third was never found by the store's own reading
     assert_eq!(of_group.len(), 1, "{of_group:#?}");
     assert_eq!((of_group[0].class, spans(of_group[0])), (Class::CorruptedAtRest, vec![(ORDERS, 3, 4, 1)]));
+    let innocent: Vec<_> = of_group[0].ids.iter().filter(|id| *id != "id-3").collect();
+    assert!(innocent.is_empty(), "{innocent:?}");
 }
 
 #[test]
