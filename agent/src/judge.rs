@@ -267,22 +267,13 @@ impl Judge {
             }
             let mut newly_confirmed = 0;
             let mut detection_delay_ms = None;
-            if incident.verdict.state.is_open() && incident.is_emptied() {
-                let (state, note) = match incident.verdict.state {
-                    // the broker itself said what it answered: nothing that came later makes that untrue
-                    VerdictState::Suspected if incident.verdict.class == Class::AnsweredNotDurable => {
-                        newly_confirmed = incident.verdict.messages - incident.verdict.confirmed_messages;
-                        incident.verdict.confirmed_messages = incident.verdict.messages;
-                        (VerdictState::Recovered, "what was missing at the answer came a moment later")
-                    }
-                    VerdictState::Suspected => (VerdictState::Withdrawn, "later evidence decided otherwise"),
-                    _ if incident.verdict.class == Class::SendUnknown => {
-                        (VerdictState::Recovered, "every outcome is known now")
-                    }
-                    _ => (VerdictState::Recovered, "nothing of it is lost any more"),
-                };
-                incident.turn(state, now.wall_ms, ("", note));
-            } else if waits && is_ripe(incident, books, heads, now) {
+            let is_over = incident.verdict.state.is_open() && incident.is_emptied();
+            let is_due = match is_over {
+                // the broker itself said what it answered: no later evidence makes that untrue
+                true => incident.verdict.class == Class::AnsweredNotDurable,
+                false => is_ripe(incident, books, heads, now),
+            };
+            if waits && is_due {
                 newly_confirmed = incident.verdict.messages - incident.verdict.confirmed_messages;
                 incident.verdict.confirmed_messages = incident.verdict.messages;
                 incident.dirty = true;
@@ -291,6 +282,16 @@ impl Judge {
                     detection_delay_ms = Some(now.wall_ms.saturating_sub(incident.verdict.event_wall_ms));
                     incident.turn(VerdictState::Confirmed, now.wall_ms, ("", ""));
                 }
+            }
+            if is_over {
+                let (state, note) = match incident.verdict.state {
+                    VerdictState::Suspected => (VerdictState::Withdrawn, "later evidence decided otherwise"),
+                    _ if incident.verdict.class == Class::SendUnknown => {
+                        (VerdictState::Recovered, "every outcome is known now")
+                    }
+                    _ => (VerdictState::Recovered, "nothing of it is lost any more"),
+                };
+                incident.turn(state, now.wall_ms, ("", note));
             }
             if incident.dirty {
                 let turned = incident.turned;

@@ -394,6 +394,19 @@ fn weak_answers_are_at_risk_until_flushed_or_lost() {
 }
 
 #[test]
+fn a_risk_that_is_over_before_it_is_confirmed_was_one() {
+    let mut w = World::new();
+    let stored = w.stored(ORDERS, StoredKind::Produced, 3);
+    w.say(vec![stored]);
+    let answered = Fact::Answered { from_ordinal: 1, count: 2, class: AnswerClass::FlushDiskTimeout };
+    let flushed = w.flushed();
+    w.say(vec![answered, flushed]);
+    let verdict = w.only(Class::AnsweredNotDurable, VerdictState::Recovered);
+    assert!(verdict.confirmed_wall_ms > 0);
+    assert_eq!(w.judge.counts().confirmed_messages.get(&Class::AnsweredNotDurable), Some(&2));
+}
+
+#[test]
 fn a_position_left_in_a_lost_epoch_meets_reused_offsets() {
     let mut w = World::new();
     w.send(4);

@@ -172,9 +172,14 @@ impl World {
     }
 
     pub(crate) fn flush(&mut self) {
-        let log_position = LogPosition(self.log_end);
+        let flushed = self.flushed();
+        self.say(vec![flushed]);
+    }
+
+    /// What says that all of it is on disk.
+    pub(crate) fn flushed(&mut self) -> Fact {
         self.flushed = self.log_end;
-        self.say(vec![Fact::Flushed { log_position }]);
+        Fact::Flushed { log_position: LogPosition(self.log_end) }
     }
 
     pub(crate) fn deliver(&mut self, topic: u64, from: u64, to: u64) {
