@@ -5,11 +5,17 @@
 //! fold the older runs; scan the log from the snapshot on, dispatching every record; write one frame (records stated again,
 //! `Recovered`, `EpochStarted`); sync log and journal; only then is the epoch's first append possible.
 
-use super::append::{index_keys, tag_hash};
+mod dispatch;
+mod replay;
+
+use dispatch::Again;
+pub(super) use dispatch::{Found, due_of};
+pub(super) use replay::{Fold, Replayed};
+
 use super::scrub::ScrubState;
 use super::slave::newer_table;
-use super::snapshot::{self, Snapshot, SnapshotState};
-use super::topics::{PERM_READ_WRITE, is_system_topic, queue_index, topic_dir};
+use super::snapshot::{self, SnapshotState};
+use super::topics::{PERM_READ_WRITE, is_system_topic, topic_dir};
 use super::{Core, CoreParts, Counters};
 use super::{flush::FlushState, lease, retention::RetentionState, sessions::Sessions};
 use crate::config::{BrokerRole, Config, ReplicaAck};
@@ -19,18 +25,16 @@ use crate::state::{DEAD_LETTER_PREFIX, RETRY_PREFIX, SCHEDULE_TOPIC, State};
 use crate::trace::{StoredMessageFact, Trace};
 use lifecycle::clock::Now;
 use lifecycle::fact::{ExpiryReason, Fact, LeaveReason, MoveReason, Recovered, StoredKind, TopicConfigured};
-use lifecycle::frame::FrameDecoder;
-use lifecycle::identity::{CopyReason, Epoch, Incarnation, LogPosition, Name, QueueKey, TopicIncarnation};
-use lifecycle::position::Position;
+use lifecycle::identity::{CopyReason, Epoch, LogPosition, Name, QueueKey, TopicIncarnation};
 use lifecycle::ranges::Ranges;
 use std::collections::BTreeMap;
 use store::checkpoint::Checkpoint;
-use store::commit_log::{CommitLog, LoggedRecord, ScanReport};
-use store::consume_queue::{ConsumeQueueConfig, ConsumeQueues, Unit};
-use store::error::{Result as StoreResult, StoreError};
+use store::commit_log::{CommitLog, ScanReport};
+use store::consume_queue::{ConsumeQueueConfig, ConsumeQueues};
+use store::error::Result as StoreResult;
 use store::folder::Folder;
 use store::index::{IndexConfig, KeyIndex};
-use store::journal::{Journal, JournalConfig, JournalItem, JournalView};
+use store::journal::{Journal, JournalConfig};
 use wire::message::StoredMessage;
 use wire::properties;
 
@@ -75,7 +79,7 @@ impl Core {
         let snapshot = snapshot::read(saved.as_ref(), &parts.dir)?;
         let config = JournalConfig::new(parts.dir.join("journal"));
         let (journal, journal_report) = Journal::open(disk.clone(), config, parts.incarnation, now.wall_ms)?;
-        let mut replayed = replay(&journal.view(), snapshot.as_ref(), parts.incarnation)?;
+        let mut replayed = replay::replay(&journal.view(), snapshot.as_ref(), parts.incarnation)?;
         let accepted = ReplicaCopy::accepted(disk.as_ref(), &parts.dir)?;
         replayed.epochs = newer_table(accepted, &replayed.epochs);
         // what a replica was not sent, nobody here can have noticed
@@ -84,9 +88,8 @@ impl Core {
         let queue_config = ConsumeQueueConfig::new(parts.dir.join("consumequeue"));
         let mut core = Self::assemble(parts, folder, checkpoint, journal, &replayed, now)?;
         if core.lacks_what_was_synced(&replayed) {
-            tracing::error!(
-                "log or consume queues end before what the last snapshot says was on disk: the disk has not kept what \
-                 it said it had flushed; the queues are made again from the log"
+            tracing::warn!(
+                "log or consume queues end before the last snapshot does: the queues are made again from the log"
             );
             core.queues = ConsumeQueues::open(disk.clone(), queue_config, 0)?.0;
             (replayed.base, replayed.log_end) = (Ends::new(), LogPosition(0));
@@ -294,44 +297,6 @@ impl Core {
         }
     }
 
-    /// Reads a replica's log, and dispatches what the journal speaks of.
-    pub(super) fn scan_copied(&mut self, to: LogPosition, flushed: LogPosition) -> StoreResult<Found> {
-        self.scan_log(Ends::new(), (LogPosition(0), to), flushed)
-    }
-
-    /// Reads the log once: finds each queue's end, dispatches, and collects what the journal lacks.
-    fn scan_log(
-        &mut self,
-        base: Ends,
-        (queues_from, to): (LogPosition, LogPosition),
-        flushed: LogPosition,
-    ) -> StoreResult<Found> {
-        let from = queues_from.min(self.index_from).max(self.log.start());
-        let all_kept = self.log.start() <= queues_from;
-        let mut dispatch = Dispatch {
-            state: &self.state,
-            queues: &mut self.queues,
-            index: &mut self.index,
-            index_from: self.index_from,
-            queues_from,
-            all_kept,
-            found: Found { ends: base, ..Default::default() },
-        };
-        let mut failed: Option<StoreError> = None;
-        let report = self.log.scan(from, flushed, |logged| {
-            if failed.is_none() && logged.commitlog_offset < to {
-                failed = dispatch.record(logged).err();
-            }
-        })?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        let mut found = dispatch.found;
-        self.index.advance(report.end.min(to).0.max(self.index.indexed_to()));
-        found.scan = report;
-        Ok(found)
-    }
-
     /// Records of an epoch that a replica has accepted, and whose first frame never came.
     fn state_its_epoch(&mut self, again: &Again, epochs: &[(Epoch, LogPosition)]) {
         let number = again.logged.epoch_number;
@@ -404,86 +369,6 @@ fn split_at(damaged: &[(u64, u64)], place: u64) -> (Damaged, Damaged) {
     (below.filter(is_some).collect(), above.filter(is_some).collect())
 }
 
-#[derive(Default)]
-pub(super) struct Found {
-    ends: Ends,
-    pub(super) bad: BTreeMap<QueueKey, Ranges>,
-    /// Topics the journal does not know, and at least how many queues they have.
-    topics: BTreeMap<TopicIncarnation, (Name, u32)>,
-    again: Vec<Again>,
-    pub(super) scan: ScanReport,
-}
-
-/// The parts of the core that a record of the log is dispatched through while the log is being read.
-struct Dispatch<'a> {
-    state: &'a State,
-    queues: &'a mut ConsumeQueues,
-    index: &'a mut KeyIndex,
-    index_from: LogPosition,
-    queues_from: LogPosition,
-    /// Retention took nothing of what the snapshot does not vouch for.
-    all_kept: bool,
-    found: Found,
-}
-
-impl Dispatch<'_> {
-    fn record(&mut self, logged: LoggedRecord) -> StoreResult<()> {
-        let Ok((message, len)) = StoredMessage::decode(&logged.record) else { return Ok(()) };
-        if logged.commitlog_offset >= self.index_from {
-            for key in index_keys(message.topic, message.properties.known()) {
-                self.index.insert(key, logged.commitlog_offset.0);
-            }
-            self.index.advance(logged.commitlog_offset.0 + len as u64);
-            if let Some(job) = self.index.seal_job(self.state.flushed.0, false) {
-                let run = job.run()?;
-                self.index.install(run)?;
-            }
-        }
-        if logged.commitlog_offset < self.queues_from {
-            return Ok(());
-        }
-        let queue = QueueKey { topic: logged.topic, queue_id: message.queue_id as u32 };
-        let offset = message.queue_offset;
-        let first = !self.found.ends.contains_key(&queue);
-        // a queue the snapshot does not know began behind it: what is missing before its first good record was spoilt,
-        // unless retention can have taken it
-        let begin = if self.all_kept { self.state.bounds(queue).min_offset.min(offset) } else { offset };
-        let end = self.found.ends.entry(queue).or_insert(begin);
-        if offset < *end {
-            return Ok(());
-        }
-        let gap = *end..offset;
-        *end = offset + 1;
-        let known = self.state.topic_of(queue.topic).map(|topic| topic.config.name.clone());
-        // a deleted topic's records lie where the journal knows the log
-        if known.is_none() && logged.commitlog_offset >= self.state.log_end {
-            let (_, queues) = self.found.topics.entry(queue.topic).or_insert((message.topic.into(), 0));
-            *queues = (*queues).max(queue.queue_id + 1);
-        }
-        let made = self.found.topics.get(&queue.topic).map(|(name, _)| name);
-        let index = queue_index(known.as_ref().or(made).map(|name| &**name), self.queues, queue)?;
-        if first && self.queues.max_offset(index) == 0 && gap.start > 0 {
-            self.queues.reset_to(index, gap.start)?;
-        }
-        if !gap.is_empty() {
-            self.found.bad.entry(queue).or_default().insert(gap.start, gap.end);
-        }
-        for damaged in gap {
-            // keeps its place in the queue, and names no record
-            let unit = Unit { commitlog_offset: logged.commitlog_offset.0 - 1, size: 1, tag_hash: 0 };
-            self.queues.append(index, damaged, unit)?;
-        }
-        let waits = known.as_ref().or(made).is_some_and(|name| name.as_ref() == SCHEDULE_TOPIC);
-        let tag_hash = if waits { due_of(&message) as i64 } else { tag_hash(message.properties.known()) };
-        let unit = Unit { commitlog_offset: logged.commitlog_offset.0, size: len as u32, tag_hash };
-        self.queues.append(index, offset, unit)?;
-        if offset >= self.state.bounds(queue).max_offset {
-            self.found.again.push(Again { queue, logged });
-        }
-        Ok(())
-    }
-}
-
 fn followers(config: &Config) -> Followers {
     let ack = match config.replica_ack {
         ReplicaAck::Received => AckKind::Received,
@@ -491,118 +376,4 @@ fn followers(config: &Config) -> Followers {
     };
     let needed = if config.broker_role == BrokerRole::SyncMaster { config.in_sync_replicas } else { 1 };
     Followers::new(ack, needed)
-}
-
-struct Again {
-    queue: QueueKey,
-    logged: LoggedRecord,
-}
-
-/// When a waiting message of the schedule topic is due; what does not say so is due at once.
-pub(super) fn due_of(message: &StoredMessage<'_>) -> u64 {
-    let stated = message.properties.get(properties::TIMER_OUT_MS).and_then(|at| at.parse().ok());
-    stated.unwrap_or(message.store_timestamp_ms.max(1) as u64)
-}
-
-/// What snapshot and journal tell.
-#[derive(Default)]
-pub(super) struct Replayed {
-    pub(super) state: State,
-    /// Who owns which part of the log.
-    pub(super) epochs: Vec<(Epoch, LogPosition)>,
-    /// Queue ends as of `log_end`.
-    pub(super) base: Ends,
-    /// Below this the snapshot vouches for queues and log.
-    pub(super) log_end: LogPosition,
-    pub(super) clean: bool,
-    pub(super) closed: Vec<(Incarnation, u64)>,
-    /// Where the snapshot stands in the journal.
-    pub(super) snapshot: Option<Position>,
-    /// Journal frames are missing.
-    pub(super) holes: bool,
-}
-
-fn replay(view: &JournalView, snapshot: Option<&Snapshot>, new: Incarnation) -> StoreResult<Replayed> {
-    let mut state = State::default();
-    for fact in snapshot.iter().flat_map(|snapshot| &snapshot.facts) {
-        state.apply(fact);
-    }
-    let log_end = snapshot.map_or(LogPosition(0), |snapshot| snapshot.log_end);
-    let base = state.queues().map(|(queue, bounds)| (queue, bounds.max_offset)).collect();
-    let closed: Vec<(Incarnation, u64)> = view
-        .incarnations()
-        .into_iter()
-        .filter(|info| info.incarnation != new)
-        .map(|info| (info.incarnation, info.last_sequence))
-        .collect();
-    let start = snapshot.map(|snapshot| snapshot.position);
-    let mut fold = Fold { state, decoder: FrameDecoder::new(), holes: false };
-    fold.read(view, start, new)?;
-    let last = closed
-        .last()
-        .map(|(incarnation, sequence)| Position { incarnation: *incarnation, sequence: *sequence });
-    let nothing_before = closed.is_empty() && snapshot.is_none();
-    let clean = nothing_before || snapshot.is_some_and(|s| s.clean && Some(s.position) == last);
-    let (clean, holes) = (clean && !fold.holes, fold.holes);
-    let epochs = fold.state.epochs.clone();
-    Ok(Replayed { state: fold.state, epochs, base, log_end, clean, closed, snapshot: start, holes })
-}
-
-#[derive(Default)]
-pub(super) struct Fold {
-    pub(super) state: State,
-    pub(super) decoder: FrameDecoder,
-    pub(super) holes: bool,
-}
-
-impl Fold {
-    pub(super) fn read(
-        &mut self,
-        view: &JournalView,
-        start: Option<Position>,
-        new: Incarnation,
-    ) -> StoreResult<()> {
-        let mut reader = match start.map(|position| view.read_from(position)) {
-            Some(Err(error)) if error.is_not_found() => {
-                // the journal is gone, the snapshot is not: what was stored is in the log, and readers are told of the gap
-                tracing::warn!(
-                    "the journal that the snapshot belongs to is missing: what it told is unknown"
-                );
-                self.holes = true;
-                view.read_all()?
-            }
-            Some(reader) => reader?,
-            None => view.read_all()?,
-        };
-        while let Some(item) = reader.next()? {
-            match item {
-                JournalItem::Frame { position, .. } if position.incarnation == new => break,
-                JournalItem::Frame { position, payload, .. } => self.frame(position, payload, start),
-                JournalItem::Hole { incarnation, from, to } => {
-                    tracing::warn!(%incarnation, from, to, "journal frames are missing");
-                    self.holes = true;
-                    self.decoder = FrameDecoder::new();
-                }
-                JournalItem::Closed { .. } => self.decoder = FrameDecoder::new(),
-            }
-        }
-        Ok(())
-    }
-
-    fn frame(&mut self, position: Position, payload: &[u8], start: Option<Position>) {
-        match self.decoder.decode(payload) {
-            Ok(frame) => {
-                let behind = start.is_some_and(|s| {
-                    s.incarnation == position.incarnation && position.sequence <= s.sequence
-                });
-                if !behind {
-                    frame.facts.iter().for_each(|fact| self.state.apply(fact));
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, incarnation = %position.incarnation, sequence = position.sequence, "journal frame unreadable");
-                self.holes = true;
-            }
-        }
-    }
 }

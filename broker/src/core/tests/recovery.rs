@@ -4,6 +4,8 @@ use crate::config::Config;
 use lifecycle::fact::{ConsumeModel, Fact};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use store::disk::{Disk, OpenMode};
 use store::disk_sim::SimFaults;
 
 fn stored_ids(bench: &Bench) -> BTreeSet<String> {
@@ -19,7 +21,7 @@ fn stored_ids(bench: &Bench) -> BTreeSet<String> {
 fn readable(bench: &mut Bench, topic: &str) -> BTreeSet<String> {
     let mut out = BTreeSet::new();
     bench.heartbeat("reader", "reader", topic, ConsumeModel::Clustering);
-    for queue_id in 0..2 {
+    for queue_id in 0..bench.queue_ends(topic).len() as u32 {
         let mut offset = 0;
         loop {
             let pulled = bench.pull("reader", "reader", topic, queue_id, offset);
@@ -251,4 +253,49 @@ fn after_a_disk_that_lied_an_answer_waits_for_its_own_flush() {
         assert!(["A", "E", "F"].iter().all(|id| kept.contains(*id)), "{kept:?}");
     }
     assert!(ended_early > 0, "no seed took what the disk had lied about");
+}
+
+/// The only file with bytes in a folder, or in the folders in it.
+fn file_in(bench: &Bench, folder: &str) -> PathBuf {
+    let files = bench.disk.files().into_iter().filter(|(path, len)| path.starts_with(folder) && *len > 0);
+    let found: Vec<PathBuf> = files.map(|(path, _)| path).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.into_iter().next().unwrap()
+}
+
+/// A disk that had said it had flushed has kept less than the snapshot speaks of: of a queue, or of the log.
+#[test]
+fn what_ends_before_the_snapshot_does_is_made_again_from_the_log() {
+    const COUNT: u64 = 9;
+    const UNIT: u64 = 20;
+    for (kept_units, kept_records) in [(4, COUNT), (0, COUNT), (COUNT, 5)] {
+        let mut bench = Bench::new(Config { default_queues: 1, ..small() });
+        for n in 0..COUNT {
+            bench.send("t", &format!("A{n}")).unwrap();
+        }
+        let key = bench.core.as_ref().unwrap().state_view().queue_key("t", 0).unwrap();
+        let end = match kept_records {
+            COUNT => bench.core.as_ref().unwrap().log_view().end.0,
+            next => {
+                let unit = bench.core.as_mut().unwrap().unit_at(key, next).unwrap();
+                unit.commitlog_offset - store::commit_log::HEADER_LEN as u64
+            }
+        };
+        bench.core.take().unwrap().close(bench.now).unwrap();
+        let cut =
+            |path: &Path, len| bench.disk.open(path, OpenMode::Existing).unwrap().truncate(len).unwrap();
+        cut(&file_in(&bench, "/data/consumequeue"), kept_units * UNIT);
+        cut(&file_in(&bench, "/data/commitlog"), end);
+        let report = bench.open();
+        assert_eq!(report.lost, COUNT - kept_records);
+        let mut held: BTreeSet<String> = (0..kept_records).map(|n| format!("A{n}")).collect();
+        assert_eq!(readable(&mut bench, "t"), held);
+        // and goes on where it really ends, over later snapshots too
+        bench.send("t", "B").unwrap();
+        held.insert("B".to_owned());
+        assert_eq!(bench.queue_ends("t"), [kept_records + 1]);
+        bench.pass(10_000);
+        assert_eq!(bench.kill().lost, 0);
+        assert_eq!(readable(&mut bench, "t"), held);
+    }
 }
