@@ -1,5 +1,5 @@
-//! `losstrace inspect` as a person starts it: its exit codes, and that it leaves the stores as they are. What it finds is held by
-//! `tests/stores.rs`.
+//! `losstrace inspect` as a person starts it: its exit codes and its JSON. What it finds, and that it leaves the stores as they are, is
+//! held by `tests/stores.rs`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -23,7 +23,7 @@ pub(super) struct Outbox {
     pub(super) stats: Arc<RemotingStats>,
     unsent: Arc<Unsent>,
     inner: Mutex<Inner>,
-    /// More than so many bytes wait for nobody.
+    /// When more bytes than these wait, all of them are dropped.
     max_bytes: usize,
     changed: Notify,
     /// Numbers the requests we make on this connection.
